@@ -1,0 +1,35 @@
+/** Flag parsers that turn a wrong value into a usage fault which says what would be right. */
+import { Fault } from "../src/core/fault.ts";
+
+/** A commander parser for whole numbers within bounds. */
+export const integerOption =
+  (flag: string, min: number, max: number) =>
+  (text: string): number => {
+    const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+    if (!Number.isSafeInteger(value) || value < min || value > max)
+      throw new Fault("usage", `${flag} must be a whole number from ${min} to ${max}, not "${text.slice(0, 40)}"`);
+    return value;
+  };
+
+/** A commander parser for comma-separated lists. */
+export const listOption =
+  (flag: string) =>
+  (text: string): readonly string[] => {
+    const items = text
+      .split(",")
+      .map((item) => item.trim())
+      .filter((item) => item !== "");
+    if (items.length === 0) throw new Fault("usage", `${flag} must be a comma-separated list`);
+    return items;
+  };
+
+const MODEL_ID = /^[A-Za-z0-9._-][A-Za-z0-9._/-]{0,199}$/;
+
+/** A model id that is safe in a URL, a file name and a manifest (api-billing-store §7.3). */
+export const modelIdOption = (text: string): string => {
+  if (!MODEL_ID.test(text) || text.includes(".."))
+    throw new Fault("usage", `"${text.slice(0, 80)}" is no model id`, {
+      hint: "use letters, digits, . _ - and /, not starting with / and without ..",
+    });
+  return text;
+};
