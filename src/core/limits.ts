@@ -10,6 +10,10 @@ export const DATA_FRAME_BYTES_MAX_COORDINATOR = 10 * MIB;
 export const DATA_FRAME_BYTES_MAX_PROVIDER = 32 * MIB;
 /** Plaintext bytes of one part of a sealed request. */
 export const REQUEST_PART_BYTES_MAX = 1 * MIB;
+/** A whole canonical request on the wire; its JSON can be longer than the body it came from. */
+export const REQUEST_BYTES_MAX = 2 * INFERENCE_BODY_BYTES_MAX;
+/** Events in one data frame; a frame holds what one step produced. */
+export const FRAME_EVENTS_MAX = 4096;
 /** Bytes the coordinator keeps for a consumer that reads slower than its provider writes. */
 export const CONSUMER_BUFFER_BYTES_MAX = 1 * MIB;
 /** Own send budget per provider socket, checked before each send. */
