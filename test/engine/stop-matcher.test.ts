@@ -1,6 +1,6 @@
 /** Stop strings and characters come out the same however the pieces are cut. */
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { completeText, StopMatcher, Utf8Stream } from "../../src/engine/stop-matcher.ts";
 
 /** The definition, one character at a time: end at the first stop string that is complete, the longest of them. */
