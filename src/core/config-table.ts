@@ -66,6 +66,7 @@ export const SETTINGS = {
     tlsKey: { type: "text", default: null, description: "PEM file with the TLS private key" },
     insecureLan: { type: "switch", default: false, description: "allow a non-loopback address without TLS" },
     trustedProxies: { type: "list", default: [], description: "addresses whose X-Forwarded-For is believed" },
+    corsOrigin: { type: "text", default: null, description: "origin that browsers may call from" },
     minTrust: {
       type: "choice",
       default: "self_signed",
@@ -146,6 +147,13 @@ export const SETTINGS = {
       description: "silence after which a stream gets keep-alive comments; 0 = never",
     },
     attemptsMax: { type: "integer", default: 3, min: 1, max: 64, description: "providers tried per request" },
+    bodyMs: {
+      type: "integer",
+      default: 30_000,
+      min: 100,
+      max: HOUR_MS,
+      description: "time a consumer has to send its request body",
+    },
     drainMs: {
       type: "integer",
       default: 30_000,
