@@ -22,6 +22,10 @@ export const SOCKET_BUDGET_BYTES_MAX = 32 * MIB;
 export const SOCKET_BACKPRESSURE_BYTES_MAX = 64 * MIB;
 /** Attempt ids a provider remembers so that none is opened twice. */
 export const REPLAY_IDS_MAX = 200_000;
+/** Longest a provider keeps one encryption key. */
+export const KEY_ROTATION_MS = 86_400_000;
+/** How long a retired encryption key still opens what was sealed before its successor was known; covers a stale statement. */
+export const RETIRED_KEY_MS = 960_000;
 /** Output bound of a request that names none. */
 export const TOKENS_DEFAULT_MAX = 8192;
 /** Chunks that carry no content and are held back before the response commits. */

@@ -18,9 +18,6 @@ export const TIMERS = {
   challengePeriodMs: 300_000,
   /** A verified statement older than this is not routable. */
   attestationFreshMs: 960_000,
-  /** A retired K still opens what was sealed before its successor was known. */
-  retiredKeyMs: 960_000,
-  keyRotationMs: 86_400_000,
   resumeTokenMs: 120_000,
   reconnectMinMs: 1_000,
   reconnectMaxMs: 30_000,
