@@ -1,0 +1,117 @@
+/** The body of a streamed answer after its commit: server-sent events made only as fast as the consumer reads. */
+import type { Clock, Timer } from "../core/clock.ts";
+import type { CompletionEvent, CompletionTerminal } from "../core/completion.ts";
+import { type Fault, toFault } from "../core/fault.ts";
+import { consumerGone, endedEarly, type Outputs, type Step } from "./outputs.ts";
+
+/** What a dialect makes of a running completion; an empty text means that there is nothing to send. */
+export interface StreamRenderer {
+  chunk(events: readonly CompletionEvent[]): string;
+  finish(terminal: CompletionTerminal): string;
+  error(fault: Fault): string;
+}
+
+/** What the wait for first content ended with: something to write first, and the read that is still under way. */
+export interface Opening {
+  readonly events: readonly CompletionEvent[];
+  readonly terminal: CompletionTerminal | null;
+  readonly pending: Promise<Step> | null;
+}
+
+export interface StreamOptions {
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+  /** 0 = no comments. */
+  readonly keepAliveMs: number;
+  readonly render: StreamRenderer;
+  readonly opening: Opening;
+}
+
+const KEEP_ALIVE = ": keep-alive\n\n";
+const encoder = new TextEncoder();
+
+/** An underlying source for `new ReadableStream`: one output per pull, so a consumer that does not read stops the reading upstream. */
+export class StreamBody {
+  readonly #options: StreamOptions;
+  readonly #outputs: Outputs;
+  readonly #render: StreamRenderer;
+  #pending: Promise<Step> | null;
+  #opening: Opening | null;
+  #keepAlive: Timer | null = null;
+  #quiet = false;
+  #controller: ReadableStreamDefaultController<Uint8Array> | null = null;
+
+  constructor(options: StreamOptions, outputs: Outputs) {
+    this.#options = options;
+    this.#outputs = outputs;
+    this.#render = options.render;
+    this.#opening = options.opening;
+    this.#pending = options.opening.pending;
+  }
+
+  start(controller: ReadableStreamDefaultController<Uint8Array>): void {
+    this.#controller = controller;
+    const { signal, clock, keepAliveMs } = this.#options;
+    if (signal.aborted) this.#leave();
+    else signal.addEventListener("abort", this.#leave, { once: true });
+    const opening = this.#opening;
+    this.#opening = null;
+    if (opening === null || this.#outputs.ended) return;
+    if (opening.terminal !== null) this.#finish(opening.terminal);
+    else this.#write(opening.pending === null ? this.#render.chunk(opening.events) : KEEP_ALIVE);
+    if (keepAliveMs > 0 && !this.#outputs.ended) this.#keepAlive = clock.every(keepAliveMs, this.#tick);
+  }
+
+  async pull(): Promise<void> {
+    let wrote = false;
+    try {
+      while (!wrote && !this.#outputs.ended) {
+        const { done, value } = await (this.#pending ?? this.#outputs.next());
+        this.#pending = null;
+        if (this.#outputs.ended) return;
+        if (done === true) throw endedEarly();
+        if (value.type === "terminal") this.#finish(value.terminal);
+        else if (value.type === "events") wrote = this.#write(this.#render.chunk(value.events));
+      }
+    } catch (thrown) {
+      if (this.#outputs.ended) return;
+      this.#write(this.#render.error(toFault(thrown)));
+      this.#close(() => this.#outputs.fail(thrown));
+    }
+  }
+
+  /** Called by the stream, which is closed already. */
+  cancel(): void {
+    this.#controller = null;
+    this.#leave();
+  }
+
+  readonly #leave = (): void => this.#close(() => this.#outputs.fail(consumerGone(this.#options.signal)));
+
+  /** A comment when nothing was written since the last tick, unless the consumer is behind on what there is. */
+  readonly #tick = (): void => {
+    if (this.#quiet && (this.#controller?.desiredSize ?? 0) > 0) this.#write(KEEP_ALIVE);
+    this.#quiet = true;
+  };
+
+  #write(text: string): boolean {
+    if (text === "" || this.#outputs.ended) return false;
+    this.#quiet = false;
+    this.#controller?.enqueue(encoder.encode(text));
+    return true;
+  }
+
+  #finish(terminal: CompletionTerminal): void {
+    this.#write(this.#render.finish(terminal));
+    this.#close(() => this.#outputs.end({ fault: null, terminal }));
+  }
+
+  /** Timers and listeners go first, so that nothing fires into a closed stream. */
+  #close(end: () => void): void {
+    if (this.#outputs.ended) return;
+    this.#keepAlive?.cancel();
+    this.#options.signal.removeEventListener("abort", this.#leave);
+    end();
+    this.#controller?.close();
+  }
+}
