@@ -35,7 +35,7 @@ const describeIssue = (issue: z.core.$ZodRawIssue): string => {
   return "is not valid";
 };
 
-/** Of a union's failed branches the one that got deepest is what the caller meant. */
+/** Of a union's failed branches the one that got deepest, or at least past the type, is what the caller meant. */
 const deepest = (issue: Issue, base: Path): { readonly path: Path; readonly issue: Issue } => {
   let best = { path: [...base, ...issue.path], issue };
   if (issue.code !== "invalid_union" || issue.errors.length === 0) return best;
@@ -43,7 +43,8 @@ const deepest = (issue: Issue, base: Path): { readonly path: Path; readonly issu
     const [first] = branch;
     if (first === undefined) continue;
     const found = deepest(first, [...base, ...issue.path]);
-    if (found.path.length > best.path.length) best = { path: [...found.path], issue: found.issue };
+    const isPastType = best.issue === issue && found.issue.code !== "invalid_type";
+    if (found.path.length > best.path.length || isPastType) best = { path: [...found.path], issue: found.issue };
   }
   return best;
 };

@@ -33,8 +33,12 @@ const unicode = z.string().overwrite((value) => value.toWellFormed());
 const name = unicode.max(NAME_CHARS_MAX).nullish();
 const textPart = z.object({ type: z.literal("text"), text: unicode });
 const refusalPart = z.object({ type: z.literal("refusal"), refusal: unicode });
-const content = z.union([unicode, z.array(textPart).min(1)]);
-const assistantContent = z.union([unicode, z.array(z.discriminatedUnion("type", [textPart, refusalPart])).min(1)]);
+const CONTENT_TYPE = { error: "must be a string or an array of text parts" };
+const content = z.union([unicode, z.array(textPart).min(1)], CONTENT_TYPE);
+const assistantContent = z.union(
+  [unicode, z.array(z.discriminatedUnion("type", [textPart, refusalPart])).min(1)],
+  CONTENT_TYPE,
+);
 
 const toolCall = z.object({
   id: unicode.min(1).max(NAME_CHARS_MAX),

@@ -47,7 +47,9 @@ export const chatRequestSchema = z.object({
     .refine(Number.isInteger, { error: "must be an integer" })
     .meta({ type: "integer" })
     .nullish(),
-  stop: z.union([stopText, z.array(stopText).max(STOPS_MAX)]).nullish(),
+  stop: z
+    .union([stopText, z.array(stopText).max(STOPS_MAX)], { error: "must be a string or an array of strings" })
+    .nullish(),
   ignore_eos: z.boolean().nullish(),
   tools: z.array(chatToolSchema).max(TOOLS_MAX).nullish(),
   tool_choice: z
@@ -142,14 +144,17 @@ const refuse = (message: string, param: string): Fault => new Fault("bad_request
 
 /** The checks whose order and texts are published (api-billing-store §2.1), before the schema sees anything. */
 const checkEssentials = (body: JsonObject): void => {
-  const { model, messages, n, tools } = body;
+  const { model, messages, n } = body;
   if (model === undefined || model === null || model === "") throw refuse("model is required", "model");
   if (messages === undefined || messages === null) throw refuse("messages or input is required", "messages");
   if (Array.isArray(messages) && messages.length === 0) throw refuse("messages or input is required", "messages");
   if (typeof n === "number" && n > 1) throw refuse("n > 1 is not supported", "n");
   if (Array.isArray(messages)) checkMessageCounts(messages);
-  if (Array.isArray(tools) && tools.length > TOOLS_MAX)
-    throw refuse(`tools must have at most ${TOOLS_MAX} items`, "tools");
+  for (const param of ["tools", "stop", "modalities", "functions"]) {
+    const list = body[param];
+    if (Array.isArray(list) && list.length > TOOLS_MAX)
+      throw refuse(`${param} must have at most ${TOOLS_MAX} items`, param);
+  }
 };
 
 const checkToolNames = (tools: readonly ChatTool[]): void => {

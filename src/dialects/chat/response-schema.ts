@@ -25,7 +25,7 @@ const toolCallDeltaSchema = z.strictObject({
   function: z.strictObject({ name: z.string().optional(), arguments: z.string().optional() }),
 });
 
-const head = { id: z.string().startsWith("chatcmpl-"), created: count, model: z.string() };
+const head = { id: z.string().regex(/^chatcmpl-.+/), created: count, model: z.string() };
 
 export const chatCompletionSchema = z.strictObject({
   ...head,
