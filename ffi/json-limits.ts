@@ -1,0 +1,75 @@
+/** Bounds on consumer JSON before it reaches native code, whose parsers and renderers recurse and would overflow their stack. */
+import { Fault } from "../src/core/fault.ts";
+import { KIB } from "../src/core/units.ts";
+
+/** Deepest nesting of messages and tools. */
+export const JSON_DEPTH_MAX = 64;
+/** Largest single tool as JSON text. */
+export const TOOL_BYTES_MAX = 256 * KIB;
+/** Most tools of one request; each becomes rules of the grammar. */
+export const TOOLS_MAX = 128;
+
+const isContainer = (value: unknown): value is object => typeof value === "object" && value !== null;
+
+/** True when arrays and objects nest at most `depthMax` deep. Walks level by level, so depth costs no stack. */
+export const nestsAtMost = (value: unknown, depthMax: number): boolean => {
+  let level = [value].filter(isContainer);
+  for (let depth = 0; level.length > 0; depth += 1) {
+    if (depth === depthMax) return false;
+    level = level.flatMap((container) => Object.values(container).filter(isContainer));
+  }
+  return true;
+};
+
+/**
+ * Depth of brackets in a text that native code may read as JSON (tool-call arguments and tool results travel as text).
+ * Brackets inside JSON strings do not count; for other texts the number is an upper bound of what a parser could meet.
+ */
+export const bracketDepth = (text: string): number => {
+  let depth = 0;
+  let deepest = 0;
+  let quoted = false;
+  for (let index = 0; index < text.length; index += 1) {
+    const char = text.charCodeAt(index);
+    if (quoted) {
+      if (char === 0x5c) index += 1;
+      else if (char === 0x22) quoted = false;
+    } else if (char === 0x22) quoted = true;
+    else if (char === 0x7b || char === 0x5b) deepest = Math.max(deepest, (depth += 1));
+    else if (char === 0x7d || char === 0x5d) depth -= 1;
+  }
+  return deepest;
+};
+
+const refuse = (message: string, param: string): never => {
+  throw new Fault("bad_request", message, { param, reason: "too_complex" });
+};
+
+const checkMessage = (message: unknown): void => {
+  if (!isContainer(message)) return refuse("messages must be objects", "messages");
+  const fields = message as { readonly role?: unknown; readonly content?: unknown; readonly tool_calls?: unknown };
+  const calls = Array.isArray(fields.tool_calls) ? fields.tool_calls : [];
+  const texts: unknown[] = calls.map(
+    (call: { readonly function?: { readonly arguments?: unknown } } | null) => call?.function?.arguments,
+  );
+  if (fields.role === "tool") texts.push(fields.content);
+  for (const text of texts)
+    if (typeof text === "string" && bracketDepth(text) > JSON_DEPTH_MAX)
+      refuse(`tool arguments and results nest deeper than ${JSON_DEPTH_MAX}`, "messages");
+};
+
+/** Throws `bad_request` for messages that are too deep. */
+export const checkMessages = (messages: readonly unknown[]): void => {
+  if (!nestsAtMost(messages, JSON_DEPTH_MAX)) refuse(`messages nest deeper than ${JSON_DEPTH_MAX}`, "messages");
+  for (const message of messages) checkMessage(message);
+};
+
+/** Throws `bad_request` for tools that are too many, too deep or too large. */
+export const checkTools = (tools: readonly unknown[]): void => {
+  if (tools.length > TOOLS_MAX) refuse(`at most ${TOOLS_MAX} tools`, "tools");
+  for (const tool of tools) {
+    if (!nestsAtMost(tool, JSON_DEPTH_MAX)) refuse(`a tool nests deeper than ${JSON_DEPTH_MAX}`, "tools");
+    if (Buffer.byteLength(JSON.stringify(tool)) > TOOL_BYTES_MAX)
+      refuse(`a tool is larger than ${TOOL_BYTES_MAX / KIB} KiB`, "tools");
+  }
+};
