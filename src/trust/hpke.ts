@@ -18,8 +18,13 @@ export interface DirectionKeys {
   readonly response: Uint8Array;
 }
 
-const suite = (): CipherSuite =>
-  new CipherSuite({ kem: new DhkemX25519HkdfSha256(), kdf: new HkdfSha256(), aead: new Aes256Gcm() });
+let shared: CipherSuite | null = null;
+
+/** Made once: it holds no secrets, and setting it up costs more than an agreement. */
+const suite = (): CipherSuite => {
+  shared ??= new CipherSuite({ kem: new DhkemX25519HkdfSha256(), kdf: new HkdfSha256(), aead: new Aes256Gcm() });
+  return shared;
+};
 
 /**
  * `"darkbloom/v1/hop\0"` ‖ the attempt id's 16 raw bytes (as in a frame header) ‖ u16be byte length of the model ‖ the
