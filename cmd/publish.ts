@@ -1,7 +1,7 @@
 /** `darkbloom publish hash`: makes the manifest with which a model is registered. */
 import { rename, rm, writeFile } from "node:fs/promises";
 import { Command } from "commander";
-import { toFileFault } from "../src/models/file-fault.ts";
+import { Fault } from "../src/core/fault.ts";
 import { encodeManifest, folderManifest, manifestSha256, type Manifest } from "../src/models/manifest.ts";
 import { checkModelId, checkVersion } from "../src/models/model-name.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
@@ -22,7 +22,11 @@ const writeWhole = async (path: string, text: string): Promise<void> => {
     await rename(draft, path);
   } catch (thrown) {
     await rm(draft, { force: true });
-    throw toFileFault(thrown, "output file", path);
+    const code = thrown instanceof Error && "code" in thrown ? String(thrown.code) : "unknown error";
+    throw new Fault("io_failed", `the manifest could not be written to ${path} (${code})`, {
+      hint: "name a file in a folder that exists and may be written",
+      cause: thrown,
+    });
   }
 };
 
