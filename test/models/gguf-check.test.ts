@@ -2,10 +2,10 @@
 import { describe, expect, test } from "bun:test";
 import { mkdir, readFile, symlink, truncate, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { Fault } from "../../src/core/fault.ts";
 import { toFileFault } from "../../src/models/file-fault.ts";
 import { readGgufHeader } from "../../src/models/gguf.ts";
 import { checkGguf } from "../../src/models/gguf-check.ts";
+import { faultOf } from "../support/fault-of.ts";
 import { tempDir } from "../support/temp-dir.ts";
 import {
   bool,
@@ -21,16 +21,6 @@ import {
 } from "./gguf-builder.ts";
 
 const DEMO = join(import.meta.dir, "../../assets/demo-model/darkbloom-demo-q8_0.gguf");
-
-const faultOf = async (promise: Promise<unknown>): Promise<Fault> => {
-  try {
-    await promise;
-  } catch (thrown) {
-    if (thrown instanceof Fault) return thrown;
-    throw thrown;
-  }
-  throw new Error("nothing was thrown");
-};
 
 const check = async (bytes: Uint8Array) => {
   await using dir = await tempDir();
