@@ -18,6 +18,7 @@ const EXPECTED: Readonly<Record<string, string>> = {
 };
 
 const describeSize = (issue: z.core.$ZodRawIssue, word: "at least" | "at most", bound: unknown): string => {
+  if (word === "at least" && bound === 1 && issue["origin"] !== "number") return "must not be empty";
   if (issue["origin"] === "string") return `must have ${word} ${String(bound)} characters`;
   if (issue["origin"] === "array") return `must have ${word} ${String(bound)} items`;
   return `must be ${word} ${String(bound)}`;
