@@ -18,13 +18,13 @@ const STDOUT_BYTES_MAX = 1 * MIB;
 const STDERR_BYTES_MAX = 16 * KIB;
 
 /**
- * A crashing child must neither write its memory to disk nor report itself to Bun's makers, hence no core file and no
- * crash report; `exec` keeps one process, so a kill reaches it.
+ * A crashing child must not write its memory to disk, start a debugger, or report to Bun's makers: no core file, no
+ * backtrace, no crash report. `exec` keeps one process, so a kill reaches it.
  */
 const QUIET_CRASH = [
   "/bin/sh",
   "-c",
-  'ulimit -c 0; export BUN_ENABLE_CRASH_REPORTING=0 DO_NOT_TRACK=1; exec "$@"',
+  'ulimit -c 0; export BUN_ENABLE_CRASH_REPORTING=0 DO_NOT_TRACK=1 GGML_NO_BACKTRACE=1; exec "$@"',
   "sh",
 ] as const;
 

@@ -11,6 +11,8 @@ import { type ChildResult, describeEnd, outputTail, runCommand } from "./run-chi
 export interface SourceOptions {
   readonly cacheDir: string;
   readonly onProgress?: (step: string) => void;
+  /** Ways to run npm, tried in turn; absent = npm, then Bun's, whichever is installed. */
+  readonly npm?: readonly (readonly string[])[];
 }
 
 /** What the shim needs to compile. */
@@ -68,7 +70,7 @@ const fetchSource = async (options: SourceOptions, dir: string): Promise<void> =
   await rm(temporary, { recursive: true, force: true });
   await mkdir(temporary, { recursive: true, mode: 0o700 });
   options.onProgress?.("fetching llama.cpp headers");
-  const tarball = await fetchTarball(temporary);
+  const tarball = await fetchTarball(temporary, options.npm ?? npmCommands());
   options.onProgress?.("unpacking llama.cpp headers");
   must(await runCommand(["tar", "xzf", tarball, "-C", temporary, BUNDLE_PATH], { deadlineMs: GIT_DEADLINE_MS }), "tar");
   const clone = join(temporary, "clone");
@@ -89,10 +91,10 @@ const checkout = async (dir: string, paths: readonly string[]): Promise<void> =>
 };
 
 /** Downloads the tarball with npm, or with Bun's npm where only Bun is, and checks it against the pin. */
-const fetchTarball = async (dir: string): Promise<string> => {
+const fetchTarball = async (dir: string, npms: readonly (readonly string[])[]): Promise<string> => {
   const pack = ["pack", "--silent", "--pack-destination", dir, `${SOURCE_PACKAGE}@${PACKAGE_VERSION}`];
   const failures: string[] = [];
-  for (const npm of npmCommands()) {
+  for (const npm of npms) {
     const result = await runCommand([...npm, ...pack], { deadlineMs: FETCH_DEADLINE_MS, cwd: dir });
     const tarball = (await readdir(dir)).find((name) => name.endsWith(".tgz"));
     if (result.exitCode === 0 && tarball !== undefined) {

@@ -58,7 +58,8 @@ export const macosOfDarwin = (text: string): Version | null => {
 
 /** Output (either stream) of `getconf GNU_LIBC_VERSION` or `ldd --version`. */
 export const parseLibc = (text: string): SystemFacts["libc"] => {
-  if (/musl libc/i.test(text)) return { kind: "musl" };
+  // Older musl takes `--version` for a file name, and names only its loader in the complaint.
+  if (/musl libc|ld-musl-/.test(text)) return { kind: "musl" };
   const firstLine = text.trimStart().split("\n")[0] ?? "";
   const version = /^glibc (\d+\.\d+)/.exec(firstLine)?.[1] ?? /^ldd \(.*\) (\d+\.\d+)/.exec(firstLine)?.[1];
   return version === undefined ? { kind: "unknown" } : { kind: "glibc", version: toVersion(version) };
@@ -82,7 +83,7 @@ export const parseLdconfig = (text: string): readonly string[] =>
   );
 
 const CPU_FIELDS =
-  /^(vendor_id|cpu family|model|model name|stepping|flags|Features|CPU implementer|CPU architecture|CPU variant|CPU part)\s*:\s*(.*)$/gm;
+  /^(vendor_id|cpu family|model|model name|stepping|flags|Features|CPU implementer|CPU architecture|CPU variant|CPU part|CPU revision)\s*:\s*(.*)$/gm;
 
 /** Contents of `/proc/cpuinfo`: every distinct value of the fields that tell CPUs apart, whatever the number of cores. */
 export const parseCpuinfo = (text: string): CpuIdentity => {
