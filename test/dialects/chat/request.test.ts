@@ -1,6 +1,5 @@
 /** The chat request at the door: what is taken, what is refused, in which order and with which words. */
 import { describe, expect, test } from "bun:test";
-import { Fault } from "../../../src/core/fault.ts";
 import {
   decodeCanonicalChat,
   decodeChatRequest,
@@ -9,21 +8,13 @@ import {
   tokensMaxOf,
 } from "../../../src/dialects/chat/request.ts";
 import { JSON_DEPTH_MAX, JSON_VALUES_MAX } from "../../../src/dialects/json-body.ts";
+import { faultOf } from "../../support/fault-of.ts";
 
 const MESSAGES = [{ role: "user", content: "hi" }];
 const bytes = (body: string): Uint8Array => new TextEncoder().encode(body);
 const decode = (body: unknown) => decodeChatRequest(bytes(typeof body === "string" ? body : JSON.stringify(body)));
 const withField = (field: object) => ({ model: "m", messages: MESSAGES, ...field });
 
-const faultOf = (action: () => unknown): Fault => {
-  try {
-    action();
-  } catch (thrown) {
-    if (thrown instanceof Fault) return thrown;
-    throw thrown;
-  }
-  throw new Error("nothing was thrown");
-};
 const refusal = (body: unknown): readonly [number, string | undefined, string] => {
   const fault = faultOf(() => decode(body));
   return [fault.status, fault.param, fault.message];
@@ -141,7 +132,12 @@ describe("what is refused", () => {
   const cases: readonly (readonly [string, unknown, string | undefined, string])[] = [
     ["an empty body", "", undefined, "invalid JSON: the body is empty"],
     ["broken JSON", '{"model":', undefined, "invalid JSON: not one well-formed JSON value"],
-    ["a trailing second value", `${JSON.stringify(withField({}))} {}`, undefined, "invalid JSON: not one well-formed JSON value"],
+    [
+      "a trailing second value",
+      `${JSON.stringify(withField({}))} {}`,
+      undefined,
+      "invalid JSON: not one well-formed JSON value",
+    ],
     ["NaN", '{"model":"m","messages":[],"temperature":NaN}', undefined, "invalid JSON: not one well-formed JSON value"],
     ["an array", "[]", undefined, "invalid JSON: not an object"],
     ["null", "null", undefined, "invalid JSON: not an object"],
@@ -154,9 +150,19 @@ describe("what is refused", () => {
     ["n = 2", withField({ n: 2 }), "n", "n > 1 is not supported"],
     ["n = 0", withField({ n: 0 }), "n", "n must be 1"],
     ["a negative bound", withField({ max_tokens: -1 }), "max_tokens", "max_tokens must be a non-negative integer"],
-    ["a fractional bound", withField({ max_completion_tokens: 1.5 }), "max_completion_tokens", "max_completion_tokens must be a non-negative integer"],
+    [
+      "a fractional bound",
+      withField({ max_completion_tokens: 1.5 }),
+      "max_completion_tokens",
+      "max_completion_tokens must be a non-negative integer",
+    ],
     ["a bound as text", withField({ max_tokens: "9" }), "max_tokens", "max_tokens must be a non-negative integer"],
-    ["a bound without bound", withField({ max_tokens: 1e300 }), "max_tokens", "max_tokens must be a non-negative integer"],
+    [
+      "a bound without bound",
+      withField({ max_tokens: 1e300 }),
+      "max_tokens",
+      "max_tokens must be a non-negative integer",
+    ],
     ["heat", withField({ temperature: 2.1 }), "temperature", "temperature must be at most 2"],
     ["a seed with a fraction", withField({ seed: 1.5 }), "seed", "seed must be an integer"],
     ["stream as text", withField({ stream: "true" }), "stream", "stream must be a boolean"],
@@ -164,21 +170,81 @@ describe("what is refused", () => {
     ["17 stops", withField({ stop: Array.from({ length: 17 }, () => "a") }), "stop", "stop must have at most 16 items"],
     ["stop as a number", withField({ stop: 1 }), "stop", "stop must be a string or an array of strings"],
     ["logprobs", withField({ logprobs: true }), "logprobs", "logprobs is not supported: leave it out or send false"],
-    ["a penalty", withField({ presence_penalty: 0.1 }), "presence_penalty", "presence_penalty is not supported: leave it out or send 0"],
-    ["logit_bias", withField({ logit_bias: { "50256": -100 } }), "logit_bias", "logit_bias is not supported: leave it out or send {}"],
-    ["a forced tool", withField({ tools: [TOOL], tool_choice: "required" }), "tool_choice", 'tool_choice must be "auto" or "none": forcing a tool call is not supported'],
-    ["a named tool", withField({ tools: [TOOL], tool_choice: { type: "function", function: { name: "f" } } }), "tool_choice", 'tool_choice must be "auto" or "none": forcing a tool call is not supported'],
-    ["a custom tool", withField({ tools: [{ type: "custom" }] }), "tools[0].type", 'tools[0].type must be "function": other tools are not supported'],
-    ["two tools of one name", withField({ tools: [TOOL, TOOL] }), "tools[1].function.name", "tools[1].function.name is used twice"],
-    ["129 tools", withField({ tools: Array.from({ length: 129 }, () => TOOL) }), "tools", "tools must have at most 128 items"],
-    ["JSON output", withField({ response_format: { type: "json_object" } }), "response_format.type", 'response_format.type must be "text": structured output is not supported'],
+    [
+      "a penalty",
+      withField({ presence_penalty: 0.1 }),
+      "presence_penalty",
+      "presence_penalty is not supported: leave it out or send 0",
+    ],
+    [
+      "logit_bias",
+      withField({ logit_bias: { "50256": -100 } }),
+      "logit_bias",
+      "logit_bias is not supported: leave it out or send {}",
+    ],
+    [
+      "a forced tool",
+      withField({ tools: [TOOL], tool_choice: "required" }),
+      "tool_choice",
+      'tool_choice must be "auto" or "none": forcing a tool call is not supported',
+    ],
+    [
+      "a named tool",
+      withField({ tools: [TOOL], tool_choice: { type: "function", function: { name: "f" } } }),
+      "tool_choice",
+      'tool_choice must be "auto" or "none": forcing a tool call is not supported',
+    ],
+    [
+      "a custom tool",
+      withField({ tools: [{ type: "custom" }] }),
+      "tools[0].type",
+      'tools[0].type must be "function": other tools are not supported',
+    ],
+    [
+      "two tools of one name",
+      withField({ tools: [TOOL, TOOL] }),
+      "tools[1].function.name",
+      "tools[1].function.name is used twice",
+    ],
+    [
+      "129 tools",
+      withField({ tools: Array.from({ length: 129 }, () => TOOL) }),
+      "tools",
+      "tools must have at most 128 items",
+    ],
+    [
+      "JSON output",
+      withField({ response_format: { type: "json_object" } }),
+      "response_format.type",
+      'response_format.type must be "text": structured output is not supported',
+    ],
     ["functions", withField({ functions: [{ name: "f" }] }), "functions", "functions is not supported: use tools"],
     ["audio", withField({ modalities: ["text", "audio"] }), "modalities[1]", 'modalities[1] must be "text"'],
     ["web search", withField({ web_search_options: {} }), "web_search_options", "web_search_options is not supported"],
-    ["an unknown role", { model: "m", messages: [{ role: "bot", content: "x" }] }, "messages[0].role", 'messages[0].role must be one of "system", "developer", "user", "assistant", "tool"'],
-    ["no content", { model: "m", messages: [{ role: "user" }] }, "messages[0].content", "messages[0].content must be a string or an array of text parts"],
-    ["an assistant without anything", { model: "m", messages: [{ role: "assistant", content: null, tool_calls: [] }] }, "messages[0].content", "messages[0].content is required when there are no tool_calls"],
-    ["a tool answer to nothing", { model: "m", messages: [{ role: "tool", content: "x" }] }, "messages[0].tool_call_id", "messages[0].tool_call_id is required"],
+    [
+      "an unknown role",
+      { model: "m", messages: [{ role: "bot", content: "x" }] },
+      "messages[0].role",
+      'messages[0].role must be one of "system", "developer", "user", "assistant", "tool"',
+    ],
+    [
+      "no content",
+      { model: "m", messages: [{ role: "user" }] },
+      "messages[0].content",
+      "messages[0].content must be a string or an array of text parts",
+    ],
+    [
+      "an assistant without anything",
+      { model: "m", messages: [{ role: "assistant", content: null, tool_calls: [] }] },
+      "messages[0].content",
+      "messages[0].content is required when there are no tool_calls",
+    ],
+    [
+      "a tool answer to nothing",
+      { model: "m", messages: [{ role: "tool", content: "x" }] },
+      "messages[0].tool_call_id",
+      "messages[0].tool_call_id is required",
+    ],
     ["null for a message", { model: "m", messages: [null] }, "messages[0]", "messages[0] must be an object"],
   ];
   test.each(cases)("%s", (_name, body, param, message) => {
