@@ -1,6 +1,5 @@
-/** An exponentially weighted moving average: the newest value counts a fifth. */
+/** An exponentially weighted moving average. */
 
-const WEIGHT = 0.2;
-
-export const ewma = (average: number | null, value: number): number =>
-  average === null ? value : average + WEIGHT * (value - average);
+/** @param weight share of the new value, 0 to 1 */
+export const ewma = (average: number | null, value: number, weight: number): number =>
+  average === null ? value : average + weight * (value - average);

@@ -40,6 +40,8 @@ const PROMPT_STEP_MS = 400;
 const CHUNK_TOKENS_MIN = 8;
 /** Before anything was measured. */
 const CHUNK_TOKENS_FIRST = 128;
+/** How much a step counts in what is learned of steps. */
+const STEP_WEIGHT = 0.2;
 const WAITING_MIN = 32;
 const RETRY_AFTER_MS = 1000;
 
@@ -129,10 +131,10 @@ export class BatchScheduler<Job> {
       }
     }
     this.#shares = [];
-    if (prompt === 0) this.#decodeStepMs = ewma(this.#decodeStepMs, tookMs);
+    if (prompt === 0) this.#decodeStepMs = ewma(this.#decodeStepMs, tookMs, STEP_WEIGHT);
     else if (prompt >= CHUNK_TOKENS_MIN) {
       const promptMs = Math.max(tookMs * 0.05, tookMs - (decoding > 0 ? (this.#decodeStepMs ?? 0) : 0));
-      this.#promptTokenMs = ewma(this.#promptTokenMs, promptMs / prompt);
+      this.#promptTokenMs = ewma(this.#promptTokenMs, promptMs / prompt, STEP_WEIGHT);
     }
   }
 
