@@ -13,8 +13,8 @@ import type { OpenSpec, PromptRequest } from "./worker-protocol.ts";
 
 /** Context per row when nobody asks for another. */
 const CONTEXT_TOKENS_DEFAULT = 8192;
-const BATCH_TOKENS_MAX = 2048;
-const MICRO_BATCH_TOKENS = 512;
+/** One step is one micro batch: larger steps would gain little and hold up a cancel or a new request. */
+const BATCH_TOKENS = 512;
 
 export interface RenderedPrompt {
   readonly chat: ChatPrompt;
@@ -113,12 +113,12 @@ const openContext = (model: Model, spec: OpenSpec, contextTokens: number): Conte
   if (spec.rows < 1 || spec.rows > SEQUENCES_MAX)
     throw new Fault("usage", `rows must be between 1 and ${SEQUENCES_MAX}`);
   const total = contextTokens * spec.rows;
-  const batchTokens = Math.max(spec.rows, Math.min(BATCH_TOKENS_MAX, total));
+  const batchTokens = Math.max(spec.rows, Math.min(BATCH_TOKENS, total));
   return Context.open(model, {
     contextTokens: total,
     sequences: spec.rows,
     batchTokens,
-    microBatchTokens: Math.min(MICRO_BATCH_TOKENS, batchTokens),
+    microBatchTokens: batchTokens,
     threads: spec.threads,
     threadsBatch: spec.threads,
     kvUnified: true,

@@ -34,11 +34,14 @@ export interface Share<Job> {
 
 /** A step with decoding rows may take twice what decoding alone takes, but prompts are not cut finer than this. */
 const MIXED_STEP_MS_MIN = 40;
-/** A step of prompts alone: long enough for large batches, short enough to see a cancel or a new request soon. */
-const PROMPT_STEP_MS = 400;
+/**
+ * A step of prompts alone. A constant, because a prompt cut elsewhere rounds otherwise: alone, the same request must give the
+ * same tokens, however fast the machine happens to be.
+ */
+const PROMPT_STEP_TOKENS = 512;
 /** Every waiting prompt gets this many tokens in every step, target or not. */
 const CHUNK_TOKENS_MIN = 8;
-/** Before anything was measured. */
+/** Beside running rows before anything was measured. */
 const CHUNK_TOKENS_FIRST = 128;
 /** How much a step counts in what is learned of steps. */
 const STEP_WEIGHT = 0.2;
@@ -75,7 +78,7 @@ export class BatchScheduler<Job> {
 
   /** Queues by arrival. Throws `queue_full`: a longer queue would only turn overload into timeouts. */
   submit(job: Job): void {
-    if (this.#waiting.length >= this.waitingMax)
+    if (this.#waiting.length >= this.waitingMax + this.#freeSlots.length)
       throw new Fault("queue_full", "too many requests wait for this model", { retryAfterMs: RETRY_AFTER_MS });
     this.#waiting.push(job);
   }
@@ -154,10 +157,10 @@ export class BatchScheduler<Job> {
     }
   }
 
-  /** Prompt tokens that fit into the target time of a step. */
+  /** Prompt tokens of the next step; beside running rows, as many as fit into its target time. */
   #promptBudget(decoding: boolean): number {
+    if (!decoding) return PROMPT_STEP_TOKENS;
     if (this.#promptTokenMs === null) return CHUNK_TOKENS_FIRST;
-    if (!decoding) return Math.floor(PROMPT_STEP_MS / this.#promptTokenMs);
     const decodeMs = this.#decodeStepMs ?? 0;
     return Math.floor((Math.max(MIXED_STEP_MS_MIN, 2 * decodeMs) - decodeMs) / this.#promptTokenMs);
   }

@@ -1,5 +1,5 @@
 /** What every engine must do, run on the fake and on the real one. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Fault } from "../../src/core/fault.ts";
 import type { Engine, GenerateRequest } from "../../src/engine/engine.ts";
 import { chat, collect, run } from "../support/collect.ts";
@@ -51,6 +51,7 @@ const readFirst = async (engine: Engine, signal: AbortSignal): Promise<AsyncIter
 
 export const engineContract = (name: string, open: (options: ContractOptions) => Promise<Engine>): void => {
   describe(`${name}: engine contract`, () => {
+    setDefaultTimeout(60_000); // a real model on a busy machine
     let engine: Engine;
     beforeAll(async () => {
       engine = await open({ rows: 4, contextTokens: 2048 });

@@ -1,5 +1,4 @@
 /** The real engine on the demo model, as tests and benches open it. */
-import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { prepareNative } from "../../ffi/library.ts";
 import type { NativeLocation } from "../../ffi/location.ts";
@@ -41,7 +40,7 @@ export const openDemoEngine = async (options: Partial<LlamaEngineOptions> = {}):
     id: "darkbloom-demo",
     contextTokens: null,
     rows: 4,
-    threads: Math.min(2, availableParallelism()),
+    threads: 1, // llama.cpp's threads wait for each other by spinning: on a busy machine two are slower than one
     gpuLayers: 0,
     clock: systemClock(),
     log,
