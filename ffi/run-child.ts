@@ -72,7 +72,13 @@ export const runCommand = async (command: readonly string[], options: RunOptions
     // A grandchild may hold the pipes open after our child is gone; what it writes is of no interest.
     const drained = Promise.all([stdout, stderrTail]);
     const [out, err] = await Promise.race([drained, afterGrace(DRAIN_GRACE_MS)]);
-    return { exitCode: child.exitCode, signal: child.signalCode, stdout: out, stderrTail: err, timedOut };
+    return {
+      exitCode: child.exitCode,
+      signal: child.signalCode === null ? null : String(child.signalCode),
+      stdout: out,
+      stderrTail: err,
+      timedOut,
+    };
   } finally {
     clearTimeout(timer);
   }

@@ -4,9 +4,8 @@ import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { backendName, type BackendOptions, chooseBackend, orderBackends } from "../../ffi/backends.ts";
 import type { NativeLocation } from "../../ffi/location.ts";
-import { Fault } from "../../src/core/fault.ts";
 import { NATIVE_DEADLINE_MS } from "../support/demo-model.ts";
-import { copyLibraries, nativeForTests, plantBackend, PROBE_SELF, SILENT } from "../support/native.ts";
+import { copyLibraries, faultFrom, nativeForTests, plantBackend, PROBE_SELF, SILENT } from "../support/native.ts";
 import { tempDir, type TempDir } from "../support/temp-dir.ts";
 
 const HIGHEST = 2_147_483_647;
@@ -63,15 +62,6 @@ const make = (cacheDir: string, candidates: readonly string[], overrides: Partia
   return { options, children, steps };
 };
 
-const faultOf = async (work: Promise<unknown>): Promise<Fault> => {
-  const thrown = await work.then(
-    () => null,
-    (error: unknown) => error,
-  );
-  if (thrown instanceof Fault) return thrown;
-  throw new Error(`expected a Fault, got ${String(thrown)}`);
-};
-
 describe("order", () => {
   test("best score first, equal ones by name, unfit ones left out", () => {
     const scores = [
@@ -117,7 +107,8 @@ describe("choice", () => {
         await using cache = await tempDir();
         const { options } = make(cache.path, [planted, good]);
         expect(await chooseBackend(options)).toBe(good);
-        const [name = ""] = (await readdir(join(cache.path, "self-test"))).filter((file) => file.endsWith(".json"));
+        const names = await readdir(join(cache.path, "self-test"));
+        const name = names.find((file) => file.endsWith(".json")) ?? "";
         const { verdicts } = (await Bun.file(join(cache.path, "self-test", name)).json()) as {
           verdicts: { file: string; failure: string | null }[];
         };
@@ -132,7 +123,7 @@ describe("choice", () => {
     async () => {
       await using cache = await tempDir();
       const { options } = make(cache.path, ["libggml-cpu-hangs.so"], { deadlineMs: 1_500 });
-      const fault = await faultOf(chooseBackend(options));
+      const fault = await faultFrom(chooseBackend(options));
       expect(fault.message).toContain("libggml-cpu-hangs.so: no answer within 2 s");
     },
     TEST_DEADLINE_MS,
@@ -143,7 +134,7 @@ describe("choice", () => {
     async () => {
       await using cache = await tempDir();
       const { options } = make(cache.path, ["libggml-cpu-aborts.so", "libggml-cpu-exits.so", "libggml-cpu-foreign.so"]);
-      const fault = await faultOf(chooseBackend(options));
+      const fault = await faultFrom(chooseBackend(options));
       expect(fault.code).toBe("native_failed");
       expect(fault.message).toContain("libggml-cpu-aborts.so: killed by SIGABRT");
       expect(fault.message).toContain("libggml-cpu-exits.so: exit code 3");
@@ -155,7 +146,7 @@ describe("choice", () => {
   test("none that knows this CPU is a fault too", async () => {
     await using cache = await tempDir();
     const { options } = make(cache.path, ["libggml-cpu-foreign.so"]);
-    expect((await faultOf(chooseBackend(options))).message).toContain("none of 1 knows this CPU (this one)");
+    expect((await faultFrom(chooseBackend(options))).message).toContain("none of 1 knows this CPU (this one)");
   });
 
   test("a folder without CPU backends needs no choice", async () => {

@@ -1,10 +1,11 @@
 /** The real native library for tests, prepared once per process in the machine's own cache, and pieces to make folders of libraries from it. */
-import { chmod, copyFile, mkdir, readdir } from "node:fs/promises";
+import { chmod, copyFile, mkdir, readdir, symlink } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { type NativeOptions, prepareNative } from "../../ffi/library.ts";
 import { isLibraryFile, type NativeLocation } from "../../ffi/location.ts";
 import { runCommand } from "../../ffi/run-child.ts";
 import { loadConfig } from "../../src/core/config.ts";
+import { Fault } from "../../src/core/fault.ts";
 import type { Log } from "../../src/core/log.ts";
 import { selfCommand } from "../../src/core/spawn-self.ts";
 
@@ -60,4 +61,21 @@ extern "C" void * ggml_backend_init() { ${body.init} return nullptr; }
   );
   const built = await runCommand(["c++", "-shared", "-fPIC", "-o", path, source], { deadlineMs: 60_000 });
   if (built.exitCode !== 0) throw new Error(`the planted backend does not compile: ${built.stderrTail}`);
+};
+
+/** A cache folder of the test's own that shares nothing but the fetched headers with the machine's. */
+export const cacheWithHeaders = async (dir: string): Promise<string> => {
+  await mkdir(dir, { recursive: true });
+  await symlink(join(testCacheDir(), "source"), join(dir, "source"));
+  return dir;
+};
+
+/** The Fault a promise rejects with; anything else fails the test. */
+export const faultFrom = async (work: Promise<unknown>): Promise<Fault> => {
+  const thrown = await work.then(
+    () => new Error("no fault was thrown"),
+    (error: unknown) => error,
+  );
+  if (thrown instanceof Fault) return thrown;
+  throw thrown;
 };
