@@ -49,7 +49,7 @@ const matches = (template: string, path: string): boolean =>
 
 const createValidator = (document: JsonObject, layout: Layout): ResponseValidator => {
   const ajv = new Ajv2020({ strict: false, allErrors: true });
-  addFormats.default(ajv);
+  addFormats(ajv);
   ajv.addFormat("unixtime", true);
   ajv.addSchema({ ...document, $id: "document" });
   const compiled = new Map<string, ValidateFunction>();

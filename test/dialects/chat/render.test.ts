@@ -1,6 +1,6 @@
 /** Rendering of chat completions: the exact bytes, and that a stream and a whole answer say the same. */
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import type { CompletionEvent } from "../../../src/core/completion.ts";
 import { Fault } from "../../../src/core/fault.ts";
 import {
