@@ -26,6 +26,7 @@ export const TRUST_REASONS = {
   model_not_allowed: { text: "the join token does not allow this model", command: "darkbloom join-token list" },
   trust_too_low: { text: "this network asks for a higher trust level", command: "darkbloom doctor" },
   version_too_old: { text: "the provider's version is too old for this network", command: "darkbloom --version" },
+  data_violation: { text: "a data frame broke the rules of its attempt", command: "darkbloom doctor" },
   draining: { text: "the provider takes no new work", command: "darkbloom start" },
   other: { text: "a reason this version does not know", command: "darkbloom --version" },
 } as const satisfies Record<string, { text: string; command: string | null }>;

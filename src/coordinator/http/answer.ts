@@ -1,0 +1,130 @@
+/** The only place where a reply or a Fault becomes a Response: request id, drain gate, access, body, CORS, access log. */
+import { Fault, toFault } from "../../core/fault.ts";
+import { faultResponse, jsonResponse, readBody, requestIdOf } from "../../core/http.ts";
+import { INFERENCE_BODY_BYTES_MAX } from "../../core/limits.ts";
+import { errorFields } from "../../core/log.ts";
+import { authenticateKey } from "../accounts/keys.ts";
+import { matchRoute, type Match } from "./routes.ts";
+import type { HttpDeps, Reply } from "./route.ts";
+
+/** What the server knows about a request beyond its own text. */
+export interface Connection {
+  /** The consumer's address. */
+  readonly ip: string;
+  /** Lifts the server's own limit on a response that has not begun (native facts 8). */
+  readonly allowSilence: () => void;
+}
+
+/** What one answer tells about itself in the log; never a query, a body or a header. */
+interface Access {
+  readonly requestId: string;
+  readonly startedMs: number;
+  route: string;
+  keyId: string | undefined;
+}
+
+const PATH_CHARS_MAX = 200;
+
+const corsHeaders = (deps: HttpDeps): Record<string, string> =>
+  deps.options.corsOrigin === null
+    ? {}
+    : {
+        "Access-Control-Allow-Origin": deps.options.corsOrigin,
+        "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+        "Access-Control-Allow-Headers": "Content-Type, Authorization, X-Request-ID",
+        "Access-Control-Expose-Headers": "X-Request-ID, X-Inference-Job-ID, X-Timing, Retry-After",
+        Vary: "Origin",
+      };
+
+/** The body with its own deadline: `allowSilence` has lifted the server's. */
+const bodyReader = (deps: HttpDeps, request: Request) => async (): Promise<Uint8Array> => {
+  const late = new AbortController();
+  const timer = deps.clock.after(deps.options.bodyMs, () =>
+    late.abort(new Fault("timeout", "the request body took too long to arrive", { status: 408 })),
+  );
+  try {
+    return await readBody(request, INFERENCE_BODY_BYTES_MAX, AbortSignal.any([late.signal, request.signal]));
+  } finally {
+    timer.cancel();
+  }
+};
+
+/** Order: drain, access, then whatever the handler checks (api-billing-store §2.1). */
+const run = async (deps: HttpDeps, request: Request, match: Match, access: Access): Promise<Reply> => {
+  const { route, param } = match;
+  const release = route.gated ? deps.gate.enter() : () => undefined;
+  let held = false;
+  try {
+    const key = route.access === "key" ? authenticateKey(deps, request) : null;
+    access.keyId = key?.id;
+    return await route.handler(deps, {
+      request,
+      signal: request.signal,
+      startedMs: access.startedMs,
+      param,
+      key,
+      body: bodyReader(deps, request),
+      hold: () => {
+        held = true;
+        return release;
+      },
+    });
+  } finally {
+    if (!held) release();
+  }
+};
+
+const toResponse = (reply: Reply): Response =>
+  reply.type === "json" ? jsonResponse(reply.value, { status: reply.status }) : reply.response;
+
+const finish = (deps: HttpDeps, response: Response, request: Request, access: Access): Response => {
+  response.headers.set("X-Request-ID", access.requestId);
+  for (const [name, value] of Object.entries(corsHeaders(deps))) response.headers.set(name, value);
+  deps.log.info("request_answered", {
+    requestId: access.requestId,
+    method: request.method,
+    route: access.route,
+    status: response.status,
+    key: access.keyId,
+    tookMs: Math.round(deps.clock.monotonicMs() - access.startedMs),
+  });
+  return response;
+};
+
+const toFaultResponse = (deps: HttpDeps, thrown: unknown, access: Access): Response => {
+  const fault = toFault(thrown);
+  if (fault.code === "internal" || fault.status >= 500)
+    deps.log[fault.code === "internal" ? "error" : "warn"]("request_failed", {
+      requestId: access.requestId,
+      ...errorFields(fault),
+    });
+  return faultResponse(fault);
+};
+
+/** Answers one request; `upgrade` takes over a provider's socket and returns true when it did. */
+export const answer = async (
+  deps: HttpDeps,
+  request: Request,
+  connection: Connection,
+  upgrade: () => void,
+): Promise<Response | undefined> => {
+  const access: Access = {
+    requestId: requestIdOf(request, deps.ids),
+    startedMs: deps.clock.monotonicMs(),
+    route: "unmatched",
+    keyId: undefined,
+  };
+  if (request.method === "OPTIONS") return finish(deps, new Response(null, { status: 204 }), request, access);
+  try {
+    const match = matchRoute(request.method, new URL(request.url).pathname.slice(0, PATH_CHARS_MAX * 8));
+    access.route = match.route.path;
+    if (match.route.access === "provider") {
+      upgrade();
+      return undefined;
+    }
+    connection.allowSilence();
+    return finish(deps, toResponse(await run(deps, request, match, access)), request, access);
+  } catch (thrown) {
+    return finish(deps, toFaultResponse(deps, thrown, access), request, access);
+  }
+};

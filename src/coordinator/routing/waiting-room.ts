@@ -1,0 +1,64 @@
+/** Requests that wait for room on a provider, first come, first served. Bounded: an endless queue turns overload into timeouts for everyone. */
+import type { Clock } from "../../core/clock.ts";
+import { Fault } from "../../core/fault.ts";
+
+const WAITING_MAX = 256;
+
+interface Waiting {
+  readonly modelId: string;
+  wake: (() => void) | null;
+}
+
+export class WaitingRoom {
+  readonly #clock: Pick<Clock, "after" | "monotonicMs">;
+  readonly #waiting = new Set<Waiting>();
+
+  constructor(clock: Pick<Clock, "after" | "monotonicMs">) {
+    this.#clock = clock;
+  }
+
+  get size(): number {
+    return this.#waiting.size;
+  }
+
+  hasWaiting(modelId: string): boolean {
+    for (const waiting of this.#waiting) if (waiting.modelId === modelId) return true;
+    return false;
+  }
+
+  /** Something changed that may make room: every waiting request looks again, in order. */
+  notify(): void {
+    for (const waiting of this.#waiting) waiting.wake?.();
+  }
+
+  /**
+   * Calls `attempt` at every change until it answers with something, keeping the place in the line. Answers null when
+   * `deadlineMs` (monotonic) passes or the room is full; throws `cancelled` once the signal aborts.
+   */
+  async wait<T>(
+    input: { readonly modelId: string; readonly deadlineMs: number; readonly signal: AbortSignal },
+    attempt: () => T | null,
+  ): Promise<T | null> {
+    if (this.#waiting.size >= WAITING_MAX) return null;
+    const waiting: Waiting = { modelId: input.modelId, wake: null };
+    const wake = (): void => waiting.wake?.();
+    this.#waiting.add(waiting);
+    const timer = this.#clock.after(input.deadlineMs - this.#clock.monotonicMs(), wake);
+    input.signal.addEventListener("abort", wake);
+    try {
+      for (;;) {
+        if (input.signal.aborted) throw new Fault("cancelled", "the client went away");
+        const result = attempt();
+        if (result !== null) return result;
+        if (this.#clock.monotonicMs() >= input.deadlineMs) return null;
+        await new Promise<void>((resolve) => {
+          waiting.wake = resolve;
+        });
+      }
+    } finally {
+      timer.cancel();
+      input.signal.removeEventListener("abort", wake);
+      this.#waiting.delete(waiting);
+    }
+  }
+}
