@@ -97,7 +97,7 @@ const admin = async (...args: string[]): Promise<Record<string, string>> => {
   return run.lines[0] as Record<string, string>;
 };
 const { key } = await admin("keys", "create", "--name", "bench");
-const { token } = await admin("join-token", "create", "--name", "bench");
+const { token } = await admin("join-token", "create");
 await using provider = startDarkbloom([
   ...["start", "--coordinator-url", providerUrl ?? "", "--join", token ?? "", "--data-dir", `${home.path}/p`],
   ...common,
