@@ -1,5 +1,6 @@
 /** How hardware detection asks the system: files and commands, each with a deadline; no answer is null, and logged. */
 import { readFile } from "node:fs/promises";
+import type { Clock } from "../core/clock.ts";
 import type { Log } from "../core/log.ts";
 
 export interface SystemProbe {
@@ -15,7 +16,43 @@ const FILE_DEADLINE_MS = 2000;
 const COMMAND_DEADLINE_MS = 10_000;
 const OUTPUT_BYTES_MAX = 4 * 1024 * 1024;
 
-export const systemProbe = (deps: { readonly platform: string; readonly log: Log }): SystemProbe => ({
+export interface SystemProbeDeps {
+  readonly platform: string;
+  readonly log: Log;
+  readonly clock: Pick<Clock, "after">;
+  /** For tests; else 10 s. */
+  readonly commandDeadlineMs?: number;
+}
+
+const LATE = Symbol("late");
+
+const runCommand = async (
+  deps: SystemProbeDeps,
+  words: readonly string[],
+  deadlineMs: number,
+): Promise<string | null> => {
+  const [command = ""] = words;
+  const child = Bun.spawn([...words], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "ignore",
+    maxBuffer: OUTPUT_BYTES_MAX,
+  });
+  const { promise: late, resolve } = Promise.withResolvers<typeof LATE>();
+  const timer = deps.clock.after(deadlineMs, () => resolve(LATE));
+  try {
+    // Reading before waiting: a child whose pipe is full never exits. Raced, not only killed: a grandchild could hold the pipe.
+    const text = await Promise.race([child.stdout.text(), late]);
+    if (text !== LATE) return text;
+    deps.log.warn("system_command_late", { command });
+    return null;
+  } finally {
+    timer.cancel();
+    child.kill("SIGKILL");
+  }
+};
+
+export const systemProbe = (deps: SystemProbeDeps): SystemProbe => ({
   platform: deps.platform,
   async readFile(path) {
     try {
@@ -27,20 +64,7 @@ export const systemProbe = (deps: { readonly platform: string; readonly log: Log
   },
   async run(command, args) {
     try {
-      const child = Bun.spawn([command, ...args], {
-        stdin: "ignore",
-        stdout: "pipe",
-        stderr: "ignore",
-        timeout: COMMAND_DEADLINE_MS,
-        killSignal: "SIGKILL",
-        maxBuffer: OUTPUT_BYTES_MAX,
-      });
-      // Reading before waiting: a child whose pipe is full never exits.
-      const text = await child.stdout.text();
-      await child.exited;
-      if (child.signalCode === null) return text;
-      deps.log.warn("system_command_late", { command });
-      return null;
+      return await runCommand(deps, [command, ...args], deps.commandDeadlineMs ?? COMMAND_DEADLINE_MS);
     } catch (thrown) {
       deps.log.debug("system_command_missing", {
         command,

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { toFileFault } from "../../src/models/file-fault.ts";
 import { readGgufHeader } from "../../src/models/gguf.ts";
 import { checkGguf } from "../../src/models/gguf-check.ts";
-import { faultOf } from "../support/fault-of.ts";
+import { rejectedFault } from "./rejected-fault.ts";
 import { tempDir } from "../support/temp-dir.ts";
 import {
   bool,
@@ -174,7 +174,7 @@ const cases: [string, GgufSpec, RegExp][] = [
 describe("refused with the reason:", () => {
   for (const [name, spec, reason] of cases)
     test(name, async () => {
-      const fault = await faultOf(check(buildGguf(spec)));
+      const fault = await rejectedFault(check(buildGguf(spec)));
       expect(fault.code).toBe("model_invalid");
       expect(fault.message).toMatch(reason);
       expect(fault.message).toContain("model.gguf");
@@ -207,15 +207,15 @@ describe("the file itself", () => {
     const link = join(dir.path, "link.gguf");
     await symlink(join(dir.path, "gone"), link);
     for (const path of [join(dir.path, "none.gguf"), link]) {
-      const fault = await faultOf(checkGguf(path));
+      const fault = await rejectedFault(checkGguf(path));
       expect([fault.code, fault.message]).toEqual(["file_missing", `model file ${path} does not exist`]);
     }
-    const folder = await faultOf(checkGguf(dir.path));
+    const folder = await rejectedFault(checkGguf(dir.path));
     expect([folder.code, folder.message]).toEqual(["io_failed", `${dir.path} is a folder, not a model file`]);
   });
 
   test("a device is refused instead of read for ever", async () => {
-    expect((await faultOf(checkGguf("/dev/zero"))).message).toBe("/dev/zero is not a regular file");
+    expect((await rejectedFault(checkGguf("/dev/zero"))).message).toBe("/dev/zero is not a regular file");
   });
 
   test("an unreadable file says whose permission is missing", () => {
@@ -235,13 +235,15 @@ describe("the file itself", () => {
     const { dataOffset } = await readGgufHeader(path);
     for (let length = dataOffset; length >= 0; length -= 7) {
       await truncate(path, length);
-      expect((await faultOf(checkGguf(path))).code).toBe("model_invalid");
+      expect((await rejectedFault(checkGguf(path))).code).toBe("model_invalid");
     }
   });
 
   test("one byte short of the last tensor is refused", async () => {
     const bytes = await readFile(DEMO);
-    expect((await faultOf(check(bytes.subarray(0, -1)))).message).toContain("ends 1 bytes after the end of the file");
+    expect((await rejectedFault(check(bytes.subarray(0, -1)))).message).toContain(
+      "ends 1 bytes after the end of the file",
+    );
   });
 });
 
@@ -278,7 +280,7 @@ describe("split models", () => {
   test("a missing part is named", async () => {
     await using dir = await tempDir();
     await write(dir.path, { "m-00001-of-00002.gguf": first });
-    const fault = await faultOf(checkGguf(join(dir.path, "m-00001-of-00002.gguf")));
+    const fault = await rejectedFault(checkGguf(join(dir.path, "m-00001-of-00002.gguf")));
     expect(fault.code).toBe("file_missing");
     expect(fault.message).toContain("m-00002-of-00002.gguf");
   });
@@ -286,7 +288,7 @@ describe("split models", () => {
   test("another part than the first points to the first", async () => {
     await using dir = await tempDir();
     await write(dir.path, { "m-00001-of-00002.gguf": first, "m-00002-of-00002.gguf": second });
-    const fault = await faultOf(checkGguf(join(dir.path, "m-00002-of-00002.gguf")));
+    const fault = await rejectedFault(checkGguf(join(dir.path, "m-00002-of-00002.gguf")));
     expect(fault.hint).toContain("m-00001-of-00002.gguf");
   });
 
@@ -299,8 +301,12 @@ describe("split models", () => {
       "d-00001-of-00002.gguf": first,
       "d-00002-of-00002.gguf": second.subarray(0, -64),
     });
-    expect((await faultOf(checkGguf(join(dir.path, "alone.gguf")))).message).toContain("its name does not end in");
-    expect((await faultOf(checkGguf(join(dir.path, "s-00001-of-00002.gguf")))).message).toContain("it is not part 2");
-    expect((await faultOf(checkGguf(join(dir.path, "d-00001-of-00002.gguf")))).message).toContain("cut short");
+    expect((await rejectedFault(checkGguf(join(dir.path, "alone.gguf")))).message).toContain(
+      "its name does not end in",
+    );
+    expect((await rejectedFault(checkGguf(join(dir.path, "s-00001-of-00002.gguf")))).message).toContain(
+      "it is not part 2",
+    );
+    expect((await rejectedFault(checkGguf(join(dir.path, "d-00001-of-00002.gguf")))).message).toContain("cut short");
   });
 });

@@ -5,7 +5,7 @@ import { readdir, readFile, rename, stat, utimes, writeFile } from "node:fs/prom
 import { join } from "node:path";
 import { createLog } from "../../src/core/log.ts";
 import { openHashCache } from "../../src/models/hash-cache.ts";
-import { faultOf } from "../support/fault-of.ts";
+import { rejectedFault } from "./rejected-fault.ts";
 import { tempDir } from "../support/temp-dir.ts";
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
@@ -102,6 +102,6 @@ test("a cache that cannot be written costs nothing but time", async () => {
 test("a file that does not exist is a fault, not an entry", async () => {
   await using dir = await tempDir();
   const { cache } = await open(dir.path);
-  expect(await faultOf(cache.hash(join(dir.path, "none")))).toMatchObject({ code: "file_missing" });
+  expect(await rejectedFault(cache.hash(join(dir.path, "none")))).toMatchObject({ code: "file_missing" });
   expect(await readdir(dir.path)).toEqual([]);
 });

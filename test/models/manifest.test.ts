@@ -15,7 +15,7 @@ import {
   oneFileManifest,
   type Manifest,
 } from "../../src/models/manifest.ts";
-import { faultOf } from "../support/fault-of.ts";
+import { rejectedFault } from "./rejected-fault.ts";
 import { tempDir } from "../support/temp-dir.ts";
 import { buildGguf, smallModel, withKey } from "./gguf-builder.ts";
 
@@ -134,13 +134,13 @@ describe("which files count", () => {
   test("nothing to hash, no folder, a link to nothing: each says which", async () => {
     await using dir = await tempDir();
     await write(dir.path, { "notes.txt": "x" });
-    expect(await faultOf(hashFolder(dir.path))).toMatchObject({
+    expect(await rejectedFault(hashFolder(dir.path))).toMatchObject({
       code: "file_missing",
       message: expect.stringContaining("no model files"),
     });
-    expect(await faultOf(hashFolder(join(dir.path, "none")))).toMatchObject({ code: "file_missing" });
+    expect(await rejectedFault(hashFolder(join(dir.path, "none")))).toMatchObject({ code: "file_missing" });
     await symlink("gone", join(dir.path, "config.json"));
-    expect(await faultOf(hashFolder(dir.path))).toMatchObject({
+    expect(await rejectedFault(hashFolder(dir.path))).toMatchObject({
       code: "file_missing",
       message: expect.stringContaining("config.json"),
     });
@@ -150,9 +150,9 @@ describe("which files count", () => {
     await using dir = await tempDir();
     await write(dir.path, { "A.bin": "1", "a.bin": "2" });
     const model = { folder: dir.path, id: "m", version: "v" };
-    expect((await faultOf(folderManifest(model))).message).toContain("differ only in upper and lower case");
+    expect((await rejectedFault(folderManifest(model))).message).toContain("differ only in upper and lower case");
     await rename(join(dir.path, "A.bin"), join(dir.path, "b\\c.bin"));
-    expect((await faultOf(folderManifest(model))).message).toContain("backslash");
+    expect((await rejectedFault(folderManifest(model))).message).toContain("backslash");
   });
 });
 
@@ -178,7 +178,7 @@ describe("GGUF entries", () => {
     await write(dir.path, { "model.gguf": "not a model" });
     const read: number[] = [];
     const options = { onProgress: (done: number) => void read.push(done) };
-    expect(await faultOf(hashFolder(dir.path, options))).toMatchObject({ code: "model_invalid" });
+    expect(await rejectedFault(hashFolder(dir.path, options))).toMatchObject({ code: "model_invalid" });
     expect(read).toEqual([]);
     const bad: Fault[] = [];
     const files = await hashFolder(dir.path, { onBadGguf: (fault) => void bad.push(fault) });
@@ -313,7 +313,7 @@ describe("hashing a file", () => {
       touched = true;
       require("node:fs").appendFileSync(path, "more");
     });
-    expect(await faultOf(hashing)).toMatchObject({
+    expect(await rejectedFault(hashing)).toMatchObject({
       code: "io_failed",
       message: expect.stringContaining("changed while"),
     });

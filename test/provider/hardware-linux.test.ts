@@ -1,5 +1,6 @@
 /** Linux: cores and memory of the machine, and the part of both that affinity and cgroups leave. */
 import { describe, expect, test } from "bun:test";
+import { systemClock } from "../../src/core/clock.ts";
 import { hardwareSchema } from "../../src/core/hardware.ts";
 import { createLog } from "../../src/core/log.ts";
 import { detectHardware, performanceCores, readLiveMetrics } from "../../src/provider/hardware.ts";
@@ -150,7 +151,7 @@ test("this machine: files and commands through the real probe", async () => {
     format: "json",
     write: (line) => void lines.push(line),
   });
-  const probe = systemProbe({ platform: process.platform, log });
+  const probe = systemProbe({ platform: process.platform, log, clock: systemClock() });
   expect(await probe.run("/bin/echo", ["hello"])).toBe("hello\n");
   expect(await probe.run("/nonexistent/tool", [])).toBeNull();
   expect(await probe.readFile("/nonexistent/file")).toBeNull();
@@ -163,4 +164,19 @@ test("this machine: files and commands through the real probe", async () => {
   const metrics = await readLiveMetrics(probe);
   expect(metrics.memoryTotalBytes).toBeGreaterThan(0);
   expect(metrics.memoryAvailableBytes).toBeLessThanOrEqual(metrics.memoryTotalBytes);
+});
+
+test("a command that does not end, nor lets go of its output, is left behind at the deadline", async () => {
+  const lines: string[] = [];
+  const log = createLog({
+    clock: { nowMs: () => 0 },
+    level: "debug",
+    format: "json",
+    write: (line) => void lines.push(line),
+  });
+  const probe = systemProbe({ platform: "linux", log, clock: systemClock(), commandDeadlineMs: 50 });
+  const startMs = performance.now();
+  expect(await probe.run("/bin/sh", ["-c", "sleep 3 & wait"])).toBeNull();
+  expect(performance.now() - startMs).toBeLessThan(2000);
+  expect(lines.join("")).toContain("system_command_late");
 });
