@@ -161,6 +161,8 @@ export class Link {
     this.#armDeadline();
     if (before.phase !== after.phase) {
       this.#deps.log.info("link_moved", { from: before.phase, to: after.phase });
+      // Routing starts here: it should know at once how much this provider takes.
+      if (after.phase === "serving") this.#sendHeartbeat();
       this.#handlers.onState(after);
     }
   }

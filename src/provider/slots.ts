@@ -40,6 +40,8 @@ export interface SlotsDeps {
 interface Slot {
   readonly modelId: string;
   phase: "reloading" | "loaded" | "idle_shutdown" | "crashed";
+  /** A load is under way: a second one at the same time is a mistake. */
+  loading: boolean;
   engine: Engine | null;
   inUse: number;
   loadMs: number | null;
@@ -57,10 +59,19 @@ export class Slots implements AsyncDisposable {
     this.#deps = deps;
   }
 
+  /** Makes the id known before its load starts: a request for it is then told to wait, not that there is no such model. */
+  announce(modelId: string): void {
+    this.#slotFor(modelId);
+    this.#deps.onChange();
+  }
+
   /** Loads a model, again when it was unloaded or crashed. Rejects with the engine's own fault. */
   async load(modelId: string, openEngine: () => Promise<Engine>): Promise<Engine> {
     const slot = this.#slotFor(modelId);
+    if (slot.loading || slot.phase === "loaded")
+      throw new Fault("usage", `the model ${modelId} is loaded already`, { hint: "give each model its own --id" });
     const startMs = this.#deps.clock.monotonicMs();
+    slot.loading = true;
     slot.phase = "reloading";
     this.#deps.onChange();
     try {
@@ -80,6 +91,8 @@ export class Slots implements AsyncDisposable {
       slot.phase = "crashed";
       this.#deps.onChange();
       throw error;
+    } finally {
+      slot.loading = false;
     }
   }
 
@@ -107,9 +120,9 @@ export class Slots implements AsyncDisposable {
   }
 
   views(): SlotView[] {
-    return [...this.#slots.values()].map(({ modelId, inUse, engine, loadMs, ...slot }) => ({
+    return [...this.#slots.values()].map(({ modelId, inUse, engine, loadMs, phase }) => ({
       modelId,
-      state: slot.phase === "loaded" ? (inUse > 0 ? "running" : "idle") : slot.phase,
+      state: phase === "loaded" ? (inUse > 0 ? "running" : "idle") : phase,
       inUse,
       engine,
       loadMs,
@@ -132,11 +145,9 @@ export class Slots implements AsyncDisposable {
 
   #slotFor(modelId: string): Slot {
     const known = this.#slots.get(modelId);
-    if (known?.phase === "loaded" || known?.phase === "reloading")
-      throw new Fault("usage", `the model ${modelId} is loaded already`, { hint: "give each model its own --id" });
     if (known !== undefined) return known;
     if (this.#slots.size >= SLOTS_MAX) throw new Fault("usage", `more than ${SLOTS_MAX} models in one provider`);
-    const slot: Slot = { modelId, phase: "reloading", engine: null, inUse: 0, loadMs: null };
+    const slot: Slot = { modelId, phase: "reloading", loading: false, engine: null, inUse: 0, loadMs: null };
     this.#slots.set(modelId, slot);
     return slot;
   }
