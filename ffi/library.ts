@@ -1,6 +1,6 @@
 /** Finds llama.cpp's libraries, makes them usable on this machine, and says where they are. */
 import { existsSync } from "node:fs";
-import { readdir, rename } from "node:fs/promises";
+import { readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Fault } from "../src/core/fault.ts";
 import type { Log } from "../src/core/log.ts";
@@ -39,6 +39,7 @@ interface LibrarySet {
 }
 
 const SHIM_LOCK_DEADLINE_MS = 900_000;
+const SHIMS_MAX = 8;
 
 /**
  * Libraries found, shim built, CPU backend proven. Seconds to a minute the first time, well under a second afterwards.
@@ -152,8 +153,18 @@ const ensureShim = async (
     if (await isWhole(path)) return path;
     await buildShim(build);
     await Bun.write(`${path}.sha256`, await sha256OfFile(path));
+    await removeOldShims(stage.dir, path);
     return path;
   });
+};
+
+/** Every change of the shim's source leaves one behind; a few stay, since another checkout may be using them. */
+const removeOldShims = async (dir: string, keep: string): Promise<void> => {
+  const shims = (await readdir(dir)).filter(isShimFile).map((name) => join(dir, name));
+  const dated = await Promise.all(shims.map(async (path) => ({ path, builtMs: (await stat(path)).mtimeMs })));
+  const old = dated.filter(({ path }) => path !== keep).toSorted((a, b) => b.builtMs - a.builtMs);
+  for (const { path } of old.slice(SHIMS_MAX - 1))
+    for (const file of [path, `${path}.sha256`, `${path}.lock`]) await rm(file, { force: true });
 };
 
 /** A half-written or damaged shim must be built again, not loaded. */

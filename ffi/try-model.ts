@@ -6,6 +6,7 @@ import { Fault, toFault } from "../src/core/fault.ts";
 import type { SelfCommand } from "../src/core/spawn-self.ts";
 import { MIB } from "../src/core/units.ts";
 import { Batch, StepRows } from "./batch.ts";
+import { ChatTemplates } from "./chat.ts";
 import { Context } from "./context.ts";
 import type { NativeLocation } from "./location.ts";
 import { Model } from "./model.ts";
@@ -108,12 +109,13 @@ const lastReport = (stdout: string): TrialReport | null => {
   }
 };
 
-/** The child's side: loads the file and computes two tokens of it. May well kill the process. */
+/** The child's side: loads the file, computes two tokens and renders its chat template. May well kill the process. */
 export const tryModel = (location: NativeLocation, path: string, gpuLayers: number): TrialReport => {
   try {
     const native = openNative(location);
     using model = Model.open(native, path, { gpuLayers });
     if (model.hasDecoder && !model.hasEncoder) computeOnce(model);
+    renderOnce(model);
     return { ok: true };
   } catch (thrown) {
     const { code, message } = toFault(thrown);
@@ -130,4 +132,16 @@ const computeOnce = (model: Model): void => {
   const used = tokens.length === 0 ? Int32Array.of(0) : tokens;
   for (const [position, token] of used.entries()) batch.add(token, position, 0, position === used.length - 1);
   context.step(batch, new StepRows(1), new Int32Array(1));
+};
+
+/** A template is a program of the file's author: one that recurses without end kills the process it runs in. */
+const renderOnce = (model: Model): void => {
+  try {
+    using templates = ChatTemplates.open(model);
+    templates.apply({ messages: [{ role: "user", content: "a" }] });
+  } catch (thrown) {
+    // One that merely refuses does no harm here; whoever serves the model reports it.
+    if (!(thrown instanceof Fault) || (thrown.code !== "template_failed" && thrown.code !== "bad_request"))
+      throw thrown;
+  }
 };

@@ -35,6 +35,16 @@ const withNumber = async (key: string, value: number): Promise<Uint8Array> => {
   return bytes;
 };
 
+/** The demo model with another chat template, padded to the old one's length. */
+const withTemplate = async (template: string): Promise<Uint8Array> => {
+  const bytes = await Bun.file(DEMO_MODEL).bytes();
+  const key = "tokenizer.chat_template";
+  const at = Buffer.from(bytes.buffer).indexOf(key) + key.length + 4;
+  const length = Number(new DataView(bytes.buffer).getBigUint64(at, true));
+  bytes.set(new TextEncoder().encode(template.padEnd(length)), at + 8);
+  return bytes;
+};
+
 describe("a model file", () => {
   test(
     "that is good is tried once, and again when it changes",
@@ -65,6 +75,21 @@ describe("a model file", () => {
       expect([fault.code, fault.reason]).toEqual(["model_invalid", "trial_died"]);
       expect(fault.message).toContain("SIGABRT");
       expect(await readdir(dir.path)).toEqual(["model.gguf"]);
+    },
+    TEST_DEADLINE_MS,
+  );
+
+  test(
+    "whose template recurses without end is a fault; one that merely refuses is not",
+    async () => {
+      await using dir = await tempDir();
+      const path = join(dir.path, "model.gguf");
+      const options = { self: PROBE_SELF, cacheDir: join(dir.path, "cache") };
+      await Bun.write(path, await withTemplate("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"));
+      const fault = await faultFrom(tryModelInChild(location, path, options));
+      expect([fault.code, fault.reason]).toEqual(["model_invalid", "trial_died"]);
+      await Bun.write(path, await withTemplate("{{ raise_exception('no') }}"));
+      await tryModelInChild(location, path, options);
     },
     TEST_DEADLINE_MS,
   );
