@@ -5,6 +5,8 @@ import { Handle } from "./handle.ts";
 import type { Model } from "./model.ts";
 import type { Native } from "./native.ts";
 
+/** Beyond any model; more cells than this only fill memory with their bookkeeping. */
+const CONTEXT_TOKENS_MAX = 16_777_216;
 /** Sequences llama.cpp can tell apart (LLAMA_MAX_SEQ). */
 export const SEQUENCES_MAX = 256;
 
@@ -29,6 +31,7 @@ const checkOptions = (model: Model, options: ContextOptions): void => {
   const counts = [options.contextTokens, options.sequences, options.batchTokens, options.microBatchTokens];
   for (const count of [...counts, options.threads, options.threadsBatch])
     assert(Number.isInteger(count) && count > 0 && count <= 0x7fff_ffff, "context sizes are positive integers");
+  assert(options.contextTokens <= CONTEXT_TOKENS_MAX, "a context has at most 16 Mi tokens");
   assert(options.sequences <= SEQUENCES_MAX, "llama.cpp can tell 256 sequences apart");
   assert(options.batchTokens >= options.sequences, "a step has room for a token of every sequence");
   assert(options.microBatchTokens <= options.batchTokens, "a micro batch is part of a batch");
@@ -76,7 +79,8 @@ export class Context implements Disposable {
   readonly #native: Native;
   readonly #word = new Int32Array(1);
   /** Which batch indexes of the last step have logits. */
-  #lastWanted: Int8Array = new Int8Array(0);
+  readonly #lastWanted: Int8Array;
+  #lastLength = 0;
 
   private constructor(model: Model, options: ContextOptions, abortFlag: Int32Array) {
     this.model = model;
@@ -84,6 +88,7 @@ export class Context implements Disposable {
     this.sequences = options.sequences;
     this.batchTokens = options.batchTokens;
     this.outputsMax = options.outputsMax ?? options.sequences;
+    this.#lastWanted = new Int8Array(options.batchTokens);
     this.abortFlag = abortFlag;
     this.#handle = openContextHandle(model, options, abortFlag);
     this.#native.check(this.#native.symbols.db_context_tokens(this.#handle.pointer, this.#word));
@@ -162,13 +167,17 @@ export class Context implements Disposable {
       outTokens,
       timing,
     );
-    this.#lastWanted = status === 0 ? batch.wanted.slice(0, batch.length) : new Int8Array(0);
+    this.#lastLength = status === 0 ? batch.length : 0;
+    this.#lastWanted.set(batch.wanted.subarray(0, this.#lastLength));
     this.#native.check(status);
   }
 
   /** A copy of the logits of one token of the last step. */
   logits(batchIndex: number): Float32Array {
-    assert(this.#lastWanted[batchIndex] === 1, "logits were asked for at this index of the last step");
+    assert(
+      batchIndex < this.#lastLength && this.#lastWanted[batchIndex] === 1,
+      "logits were asked for at this index of the last step",
+    );
     const out = new Float32Array(this.model.vocabSize);
     this.#native.check(this.#native.symbols.db_logits(this.#handle.pointer, batchIndex, out, out.length));
     return out;

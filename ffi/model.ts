@@ -34,6 +34,11 @@ interface PieceTable {
   readonly eog: Uint8Array;
 }
 
+interface MarkTable {
+  readonly texts: readonly string[];
+  readonly longestPieceBytes: number;
+}
+
 const openModelHandle = (native: Native, path: string, options: ModelOptions): Handle => {
   const { onProgress } = options;
   let thrown: unknown = null;
@@ -89,6 +94,7 @@ export class Model implements Disposable {
   readonly addBos: boolean;
   /** e.g. `llama 1B Q8_0`. */
   readonly description: string;
+  #markTable: MarkTable | null = null;
   readonly #pieces: [PieceTable | null, PieceTable | null] = [null, null];
 
   private constructor(native: Native, handle: Handle, vocabOnly: boolean) {
@@ -139,10 +145,15 @@ export class Model implements Disposable {
     return Object.fromEntries(numbers.filter(([, value]) => Number.isFinite(value)));
   }
 
-  /** Tokens of a text, with begin and end marks as the file asks for; `special` reads marks such as `<|im_start|>` as tokens. */
-  tokenize(text: string, options: { readonly special: boolean }): Int32Array {
+  /**
+   * Tokens of a text, with begin and end marks as the file asks for; `special` reads marks such as `<|im_start|>` as tokens.
+   * `tokensMax` lets a text that must come to more tokens be refused unread (`bad_request`, reason
+   * `request_exceeds_context`): the library needs quadratic time for texts full of marks. A result may still be longer.
+   */
+  tokenize(text: string, options: { readonly special: boolean; readonly tokensMax?: number }): Int32Array {
     const { native, handle } = this;
     const { bytes, size } = toSizedText(text);
+    this.#checkTokensMin(text, size, options);
     if (size > TEXT_BYTES_MAX)
       throw new Fault("bad_request", "the text is too long to tokenize", { reason: "request_exceeds_context" });
     const count = new Int32Array(1);
@@ -181,6 +192,34 @@ export class Model implements Disposable {
   /** Frees the model after everything made from it. */
   [Symbol.dispose](): void {
     this.handle[Symbol.dispose]();
+  }
+
+  #checkTokensMin(text: string, size: number, options: { special: boolean; tokensMax?: number }): void {
+    const { tokensMax } = options;
+    if (tokensMax === undefined || size <= tokensMax) return;
+    const tooLong = (): Fault =>
+      new Fault("bad_request", `the prompt has more than ${tokensMax} tokens`, { reason: "request_exceeds_context" });
+    if (size > tokensMax * this.#marks().longestPieceBytes) throw tooLong();
+    if (!options.special) return;
+    let count = 0;
+    for (const mark of this.#marks().texts)
+      for (let at = text.indexOf(mark); at !== -1; at = text.indexOf(mark, at + mark.length)) count += 1;
+    if (count > tokensMax) throw tooLong();
+  }
+
+  /** Texts that are tokens only as marks, and the size of the longest piece. */
+  #marks(): MarkTable {
+    if (this.#markTable !== null) return this.#markTable;
+    const decoder = new TextDecoder();
+    const texts: string[] = [];
+    let longestPieceBytes = 1;
+    for (let token = 0; token < this.vocabSize; token += 1) {
+      const piece = this.piece(token, { special: true });
+      longestPieceBytes = Math.max(longestPieceBytes, piece.length);
+      if (piece.length > 0 && this.piece(token).length === 0) texts.push(decoder.decode(piece));
+    }
+    this.#markTable = { texts, longestPieceBytes };
+    return this.#markTable;
   }
 
   #pieceTable(special: boolean): PieceTable {

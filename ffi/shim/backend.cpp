@@ -4,6 +4,7 @@
 #include "json.h"
 #include "log.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -35,7 +36,7 @@ static constexpr size_t LOG_CHARS_MAX = 200;
 static std::mutex              log_mutex;
 static std::deque<std::string> log_lines;
 static thread_local int        log_depth = 0;
-static thread_local std::string log_newest_error;
+static thread_local std::string log_first_error;
 
 static std::string tidy_line(const char * text) {
     std::string line(text, strnlen(text, LOG_CHARS_MAX));
@@ -52,18 +53,38 @@ static void keep_log(ggml_log_level level, const char * text, void *) {
     if (level != GGML_LOG_LEVEL_WARN && level != GGML_LOG_LEVEL_ERROR) return;
     std::string line = tidy_line(text);
     if (line.empty()) return;
-    if (level == GGML_LOG_LEVEL_ERROR) log_newest_error = line;
+    // The first error is the cause; the ones after it only say that loading failed.
+    if (level == GGML_LOG_LEVEL_ERROR && log_first_error.empty()) log_first_error = line;
     const std::lock_guard<std::mutex> lock(log_mutex);
     if (log_lines.size() == LOG_LINES_MAX) log_lines.pop_front();
     log_lines.push_back(std::move(line));
 }
 
 db_log_scope::db_log_scope() {
-    if (log_depth++ == 0) log_newest_error.clear();
+    if (log_depth++ == 0) log_first_error.clear();
 }
 db_log_scope::~db_log_scope() { log_depth--; }
 
-std::string db_load_error(const char * otherwise) { return log_newest_error.empty() ? otherwise : log_newest_error; }
+std::string db_load_error(const char * otherwise) { return log_first_error.empty() ? otherwise : log_first_error; }
+
+static std::mutex quiet_mutex;
+static int        quiet_depth = 0;
+static FILE *     loud_stderr = nullptr;
+
+db_quiet_stderr::db_quiet_stderr() {
+    const std::lock_guard<std::mutex> lock(quiet_mutex);
+    static FILE * const nowhere = fopen("/dev/null", "w");
+    if (quiet_depth++ > 0 || nowhere == nullptr) return;
+    loud_stderr = stderr;
+    stderr      = nowhere;
+}
+
+db_quiet_stderr::~db_quiet_stderr() {
+    const std::lock_guard<std::mutex> lock(quiet_mutex);
+    if (--quiet_depth > 0 || loud_stderr == nullptr) return;
+    stderr      = loud_stderr;
+    loud_stderr = nullptr;
+}
 
 DB_EXPORT int32_t db_log_drain(db_text * out) {
     return db_guard([&] {

@@ -133,6 +133,7 @@ DB_EXPORT int32_t db_chat_apply(db_chat * chat, const char * request, int32_t si
             return db_fail(DB_BAD_INPUT, "messages or tools have a shape the chat layer does not take");
         }
         const bool with_tools = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
+        const db_quiet_stderr quiet;
         try {
             const common_chat_params params = common_chat_templates_apply(chat->templates.get(), inputs);
             return db_copy_text(describe(chat, params, with_tools).dump_safe(), out);
@@ -167,21 +168,27 @@ DB_EXPORT int32_t db_parser_close(db_parser * parser) {
     });
 }
 
-// What the text so far means. An answer that ended in the middle of its format is read as far as it goes; one that was never in
-// the format is plain text, unless something else of it has left already.
-static bool read_message(const db_parser * parser, bool is_final, common_chat_msg & message) {
-    for (const bool is_partial : {!is_final, true}) {
-        try {
-            message = common_chat_parse(parser->text, is_partial, parser->params);
-            return true;
-        } catch (const std::exception &) {
-            if (is_partial) break;
-        }
+static bool try_parse(const db_parser * parser, bool is_partial, common_chat_msg & message) {
+    try {
+        message = common_chat_parse(parser->text, is_partial, parser->params);
+        return true;
+    } catch (const std::exception &) {
+        return false;
     }
+}
+
+// What the text so far means. An unfinished answer that cannot be read yet means what it meant before. A finished one that breaks
+// its format is read as far as it goes if that holds a call or reasoning (it was cut off in the middle of one); else it is text.
+static bool read_message(const db_parser * parser, bool is_final, common_chat_msg & message) {
+    if (try_parse(parser, !is_final, message)) return true;
     const common_chat_msg & sent = parser->message;
-    message = sent;
-    if (!is_final) return true;
+    if (!is_final) {
+        message = sent;
+        return true;
+    }
+    if (try_parse(parser, true, message) && !(message.tool_calls.empty() && message.reasoning_content.empty())) return true;
     const bool only_text = sent.tool_calls.empty() && sent.reasoning_content.empty() && parser->text.compare(0, sent.content.size(), sent.content) == 0;
+    message = sent;
     if (only_text) message.content = parser->text;
     return only_text;
 }

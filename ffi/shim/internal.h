@@ -46,8 +46,15 @@ struct db_log_scope {
     db_log_scope();
     ~db_log_scope();
 };
-// The newest error logged since the scope began, or the given text.
+// The first error logged since the scope began, or the given text.
 std::string db_load_error(const char * otherwise);
+
+// While one lives, the C standard error stream leads nowhere: upstream's grammar parser and schema converter print their input
+// there, which is a consumer's, when they dislike it. Only native code is affected; the program itself writes to the descriptor.
+struct db_quiet_stderr {
+    db_quiet_stderr();
+    ~db_quiet_stderr();
+};
 
 template <typename F> int32_t db_guard(F && body) noexcept {
     try {

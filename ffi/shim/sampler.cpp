@@ -75,6 +75,7 @@ DB_EXPORT int32_t db_sampler_open(db_model * model, const char * options, int32_
         if (sampler->argmax) {
             sampler->banned = banned_tokens(model, params.ignore_eos);
         } else {
+            const db_quiet_stderr quiet;
             try {
                 sampler->chain = common_sampler_init(model->model, params);
             } catch (const std::exception &) {

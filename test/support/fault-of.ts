@@ -1,12 +1,12 @@
-/** The Fault that a promise ends with; any other end fails the test. */
+/** The Fault a call throws; anything else it throws, or nothing, fails the test. */
 import { Fault } from "../../src/core/fault.ts";
 
-export const faultOf = async (promise: Promise<unknown>): Promise<Fault> => {
+export const faultOf = (run: () => unknown): Fault => {
   try {
-    await promise;
+    run();
   } catch (thrown) {
     if (thrown instanceof Fault) return thrown;
     throw thrown;
   }
-  throw new Error("nothing was thrown");
+  throw new Error("no fault was thrown");
 };
