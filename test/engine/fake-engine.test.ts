@@ -2,13 +2,20 @@
 import { expect, test } from "bun:test";
 import { Fault } from "../../src/core/fault.ts";
 import { createFakeEngine } from "../../src/engine/fake-engine.ts";
-import { fakeText, fakeWords } from "../../src/engine/fake-plan.ts";
+import type { GenerateRequest } from "../../src/engine/engine.ts";
+import { defaultPlan, type FakePlan, fakeText, fakeWords } from "../../src/engine/fake-plan.ts";
 import { chat, run } from "../support/collect.ts";
 import { createFakeClock } from "../support/fake-clock.ts";
 import { waitFor } from "../support/wait.ts";
 import { engineContract } from "./contract.ts";
 
-engineContract("fake", (options) => Promise.resolve(createFakeEngine(options)));
+/** Answers that the contract means to interrupt take their time, as a model's would. */
+const atModelSpeed = (request: GenerateRequest): FakePlan | undefined =>
+  request.ignoreEos === true && (request.tokensMax ?? 0) > 1000
+    ? { ...defaultPlan(request), delayBetweenMs: 2 }
+    : undefined;
+
+engineContract("fake", (options) => Promise.resolve(createFakeEngine({ ...options, script: atModelSpeed })));
 
 const text = (value: string) => ({ type: "text", text: value }) as const;
 
