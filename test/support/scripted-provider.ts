@@ -1,5 +1,5 @@
 /** A raw protocol provider for tests: speaks protocol v1 over a real socket, and misbehaves exactly as it is told. */
-import WebSocket from "ws";
+import { WebSocket } from "ws";
 import type { CompletionEvent, CompletionTerminal } from "../../src/core/completion.ts";
 import { systemClock } from "../../src/core/clock.ts";
 import { createIds, systemRandom } from "../../src/core/ids.ts";

@@ -74,11 +74,10 @@ const place = async (deps: DispatchDeps, job: Job, ladder: Ladder, signal: Abort
   const startedMs = deps.clock.monotonicMs();
   const choice = pickFor(deps, job, ladder);
   job.timing.route_us += toMicros(deps.clock.monotonicMs() - startedMs);
-  const jumpsTheLine = ladder.last === null && deps.room.hasWaiting(job.modelId);
-  if (choice.type === "chosen" && !jumpsTheLine) return reserve(job, choice.provider);
+  if (choice.type === "chosen") return reserve(job, choice.provider);
   if (ladder.last !== null) throw toExhaustedFault(ladder.last, job.attempts);
   if (choice.type === "none") throw toUnservedFault(job.request.model, choice.reason);
-  const input = { modelId: job.modelId, deadlineMs: firstContentDeadline(deps, job), signal };
+  const input = { deadlineMs: firstContentDeadline(deps, job), signal };
   const placed = await deps.room.wait<Placed | Fault>(input, () => {
     const next = pickFor(deps, job, ladder);
     if (next.type === "busy") return null;
@@ -142,7 +141,12 @@ async function* climb(
     job.provider = provider;
     try {
       const deadlineMs = attemptDeadline(deps, job, ladder, provider);
-      const attempt = await submission.send(provider, { deadlineMs, signal, onEnd: release });
+      const attempt = await submission.send(provider, {
+        deadlineMs,
+        budgetMs: firstContentDeadline(deps, job) - deps.clock.monotonicMs(),
+        signal,
+        onEnd: release,
+      });
       current.attempt = attempt;
       const sentMs = deps.clock.monotonicMs();
       for (;;) {

@@ -23,6 +23,8 @@ export interface SubmitDeps {
 export interface AttemptTerms {
   /** Monotonic time by which the provider must have accepted. */
   readonly deadlineMs: number;
+  /** What the provider is told of the request's time to first content. */
+  readonly budgetMs: number;
   readonly signal: AbortSignal;
   /** Called once when the attempt has ended. */
   readonly onEnd: () => void;
@@ -89,7 +91,7 @@ export const createSubmission = (deps: SubmitDeps, job: Job): Submission => {
             parts: parts.length,
             bytes: body.length,
             max_tokens: Math.min(TOKENS_WIRE_MAX, tokensMaxOf(job.request) ?? TOKENS_DEFAULT_MAX),
-            first_content_budget_ms: Math.max(0, Math.floor(terms.deadlineMs - sealedMs)),
+            first_content_budget_ms: Math.max(0, Math.floor(terms.budgetMs)),
             priority: "interactive",
           },
           frames,

@@ -5,7 +5,6 @@ import { Fault } from "../../core/fault.ts";
 const WAITING_MAX = 256;
 
 interface Waiting {
-  readonly modelId: string;
   wake: (() => void) | null;
 }
 
@@ -21,11 +20,6 @@ export class WaitingRoom {
     return this.#waiting.size;
   }
 
-  hasWaiting(modelId: string): boolean {
-    for (const waiting of this.#waiting) if (waiting.modelId === modelId) return true;
-    return false;
-  }
-
   /** Something changed that may make room: every waiting request looks again, in order. */
   notify(): void {
     for (const waiting of this.#waiting) waiting.wake?.();
@@ -36,11 +30,11 @@ export class WaitingRoom {
    * `deadlineMs` (monotonic) passes or the room is full; throws `cancelled` once the signal aborts.
    */
   async wait<T>(
-    input: { readonly modelId: string; readonly deadlineMs: number; readonly signal: AbortSignal },
+    input: { readonly deadlineMs: number; readonly signal: AbortSignal },
     attempt: () => T | null,
   ): Promise<T | null> {
     if (this.#waiting.size >= WAITING_MAX) return null;
-    const waiting: Waiting = { modelId: input.modelId, wake: null };
+    const waiting: Waiting = { wake: null };
     const wake = (): void => waiting.wake?.();
     this.#waiting.add(waiting);
     const timer = this.#clock.after(input.deadlineMs - this.#clock.monotonicMs(), wake);

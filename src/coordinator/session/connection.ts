@@ -2,7 +2,7 @@
 import { Fault, toFault } from "../../core/fault.ts";
 import { errorFields } from "../../core/log.ts";
 import { CONTROL_FRAME_BYTES_MAX, DATA_FRAME_BYTES_MAX_COORDINATOR } from "../../core/limits.ts";
-import { TRUST_LEVELS, type TrustLevel } from "../../core/trust.ts";
+import type { TrustLevel } from "../../core/trust.ts";
 import { CLOSE_CODES } from "../../protocol/close-codes.ts";
 import { decodeFrame, type Frame } from "../../protocol/frames.ts";
 import { decodeProviderMessage, encodeMessage } from "../../protocol/messages.ts";
@@ -10,9 +10,9 @@ import { TIMERS } from "../../protocol/timers.ts";
 import { providerIdOf } from "../../trust/provider-id.ts";
 import { verifyStatement } from "../../trust/statements.ts";
 import { signWelcome } from "../../trust/welcome.ts";
-import { ConnectedProvider } from "../routing/connected-provider.ts";
+import { ConnectedProvider, type ProviderLink } from "../routing/connected-provider.ts";
 import { toAttemptFault } from "../routing/retry.ts";
-import { admitModels, type AdmittedModels } from "./admit-models.ts";
+import { recordProvider, toIdentity, toStanding } from "./admission.ts";
 import { Outbox, type SendingSocket } from "./outbox.ts";
 import {
   openSession,
@@ -22,7 +22,6 @@ import {
   type Session,
   type SessionEffect,
   type SessionEvent,
-  type Standing,
   type Verdict,
 } from "./session.ts";
 import type { SessionDeps } from "./session-deps.ts";
@@ -41,6 +40,9 @@ export interface ConnectionTicket {
   /** Model ids the join token allows; null = any. */
   readonly models: readonly string[] | null;
 }
+
+/** How long a provider waits when its record could not be written. */
+const ADMIT_RETRY_MS = 5_000;
 
 const disconnected = (): Fault =>
   new Fault("provider_failed", "provider disconnected", { reason: "provider_disconnect" });
@@ -248,12 +250,13 @@ export class ProviderConnection {
     const quarantineMs = memory.quarantineLeftMs(registration.identity_key);
     if (quarantineMs > 0)
       return this.#step({ type: "refused", code: "identity_not_allowed", retryAfterMs: Math.ceil(quarantineMs) });
-    const admitted = this.#record(registration, trustLevel);
-    if (admitted === null) return this.#step({ type: "refused", code: "internal", retryAfterMs: null });
-    const provider = this.#toProvider(registration, admitted, {
-      trustLevel,
-      kPublic,
-      verifiedAtMs: clock.monotonicMs(),
+    const admitted = recordProvider(this.#deps, registration, { trustLevel, allowed: this.#ticket.models });
+    if (admitted === null) return this.#step({ type: "refused", code: "internal", retryAfterMs: ADMIT_RETRY_MS });
+    const provider = new ConnectedProvider({
+      identity: toIdentity(registration, this.#id),
+      models: admitted.models,
+      standing: { trustLevel, kPublic, verifiedAtMs: clock.monotonicMs() },
+      link: this.#link(),
     });
     const resumed =
       registration.resume_token !== undefined && memory.resume(registration.resume_token, registration.identity_key);
@@ -272,55 +275,15 @@ export class ProviderConnection {
     if (older !== null) this.#deps.replace(older.identity.connectionId);
   }
 
-  /** Null when the store fails: the provider is told to come back, and nothing is routed that is not on disk. */
-  #record(registration: Registration, trustLevel: TrustLevel): AdmittedModels | null {
-    const { store, clock, log } = this.#deps;
-    const id = providerIdOf(registration.identity_key);
-    try {
-      store.providers.save({
-        id,
-        identityKey: registration.identity_key,
-        version: registration.version,
-        chip: registration.hardware.chip_name,
-        machineModel: registration.hardware.machine_model,
-        trustLevel,
-        seenAtMs: clock.nowMs(),
-      });
-      return admitModels(
-        { store },
-        { providerId: id, models: registration.models, allowed: this.#ticket.models, nowMs: clock.nowMs() },
-      );
-    } catch (thrown) {
-      log.error("provider_not_recorded", { provider: id, ...errorFields(thrown) });
-      return null;
-    }
-  }
-
-  #toProvider(
-    registration: Registration,
-    admitted: AdmittedModels,
-    standing: ConnectedProvider["standing"],
-  ): ConnectedProvider {
-    return new ConnectedProvider({
-      identity: {
-        id: providerIdOf(registration.identity_key),
-        connectionId: this.#id,
-        identityKey: registration.identity_key,
-        version: registration.version,
-        chip: registration.hardware.chip_name,
-        machineModel: registration.hardware.machine_model,
+  #link(): ProviderLink {
+    return {
+      submit: (request, frames) => {
+        if (this.#gone) throw disconnected();
+        this.#outbox.sendAll(encodeMessage(request), frames);
       },
-      models: admitted.models,
-      standing,
-      link: {
-        submit: (request, frames) => {
-          if (this.#gone) throw disconnected();
-          this.#outbox.sendAll(encodeMessage(request), frames);
-        },
-        cancel: (attemptId) => this.#outbox.sendText(encodeMessage({ type: "cancel", request_id: attemptId })),
-        onAttemptEnd: () => this.#checkIdle(),
-      },
-    });
+      cancel: (attemptId) => this.#outbox.sendText(encodeMessage({ type: "cancel", request_id: attemptId })),
+      onAttemptEnd: () => this.#checkIdle(),
+    };
   }
 
   #renew(trustLevel: TrustLevel, kPublic: string): void {
@@ -361,7 +324,7 @@ export class ProviderConnection {
   }
 
   #endAttempts(fault: Fault): void {
-    for (const attempt of [...(this.#provider?.attempts.values() ?? [])]) attempt.fail(fault);
+    for (const attempt of this.#provider?.attempts.values() ?? []) attempt.fail(fault);
   }
 
   /** Out of the registry first, so that nothing new lands here while its attempts fail and retry. */
@@ -393,13 +356,3 @@ export class ProviderConnection {
     });
   }
 }
-
-/** What an admitted provider is told first: the first model that was refused, or that all is well. */
-const toStanding = (trustLevel: TrustLevel, admitted: AdmittedModels, minTrust: TrustLevel): Standing => {
-  if (TRUST_LEVELS.indexOf(trustLevel) < TRUST_LEVELS.indexOf(minTrust))
-    return { status: "waiting", trustLevel, reason: "trust_too_low", seen: trustLevel, expected: minTrust };
-  const [refused] = admitted.refused;
-  if (refused === undefined) return { status: "online", trustLevel, reason: "verified", seen: null, expected: null };
-  const { reason, seen, expected } = refused;
-  return { status: admitted.models.size > 0 ? "online" : "untrusted", trustLevel, reason, seen, expected };
-};

@@ -36,7 +36,7 @@ export class ProviderSockets {
     this.#upgradeDeps = upgradeDeps;
     this.#limits = new ConnectionLimits(upgradeDeps.options);
     this.#ticker = deps.clock.every(TICK_MS, () => {
-      for (const connection of [...this.#connections.values()]) connection.tick();
+      for (const connection of this.#connections.values()) connection.tick();
     });
   }
 
@@ -75,8 +75,7 @@ export class ProviderSockets {
   /** Ends every connection. */
   stop(): void {
     this.#ticker.cancel();
-    for (const connection of [...this.#connections.values()])
-      connection.close(CLOSE_CODES.goingAway, "coordinator_restart");
+    for (const connection of this.#connections.values()) connection.close(CLOSE_CODES.goingAway, "coordinator_restart");
   }
 
   #open(socket: Socket): void {
