@@ -24,13 +24,14 @@ const faultFrom = async (action: Promise<unknown>): Promise<Fault> => {
   throw new Error("no fault was thrown", { cause: thrown });
 };
 
-/** A body made on demand that counts what was taken from it. */
+/** A body made on demand that counts what was taken from it; far above every cap it gives up. */
 const endless = (chunkBytes: number) => {
   const seen = { takenBytes: 0, cancelled: false };
   const stream = new ReadableStream<Uint8Array>({
     pull(controller) {
       seen.takenBytes += chunkBytes;
-      controller.enqueue(new Uint8Array(chunkBytes));
+      if (seen.takenBytes > 64 * 1024 * 1024) controller.close();
+      else controller.enqueue(new Uint8Array(chunkBytes));
     },
     cancel() {
       seen.cancelled = true;

@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { Fault } from "../../src/core/fault.ts";
 import { HELD_CHUNKS_MAX } from "../../src/core/limits.ts";
 import { decodeChatRequest } from "../../src/dialects/chat/request.ts";
+import { Outputs } from "../../src/dialects/outputs.ts";
 import { respondChat, type RespondEnd, type RespondOptions } from "../../src/dialects/respond-chat.ts";
 import { createFakeClock } from "../support/fake-clock.ts";
 import {
@@ -95,8 +96,10 @@ describe("stream", () => {
     void waiting.respond().then(() => (committed = true));
     await settle();
     expect(committed).toBe(false);
-    const { respond } = setUp([ACCEPTED, ...held, empty, text("x"), terminal()]);
-    expect(sseData(await (await respond()).text())).toHaveLength(4);
+    const { respond, consumer } = setUp([ACCEPTED, ...held, empty, silence()]);
+    const response = await respond();
+    consumer.abort();
+    expect([response.status, await response.text()]).toEqual([200, ""]);
   });
 
   test("a terminal without content commits an empty answer", async () => {
@@ -206,6 +209,15 @@ describe("stream", () => {
   });
 });
 
+test("an end is told once, whoever else ends it later", () => {
+  const ends: RespondEnd[] = [];
+  const stream = script([ACCEPTED]);
+  const outputs = new Outputs(stream, (end) => ends.push(end));
+  outputs.end({ fault: null, terminal: terminalOf() });
+  expect(outputs.fail(new Error("late")).code).toBe("internal");
+  expect([ends, stream.returns]).toEqual([[{ fault: null, terminal: terminalOf() }], 1]);
+});
+
 describe("keep-alive", () => {
   test("accepted and silent: commits with a comment, then comments in every silence; errors are then in the stream", async () => {
     const failure = Promise.withResolvers<void>();
@@ -233,6 +245,15 @@ describe("keep-alive", () => {
     expect(await last).toContain('"type":"provider_error"');
     expect((await reader.read()).done).toBe(true);
     expect([ends.length, clock.pendingTimers]).toEqual([1, 0]);
+  });
+
+  test("a consumer that does not read gets no pile of comments", async () => {
+    const { respond, clock, consumer } = setUp([ACCEPTED, text("a"), silence()], {}, { keepAliveMs: 1_000 });
+    const response = await respond();
+    await clock.advance(1_000_000);
+    consumer.abort();
+    expect((await response.text()).split(": keep-alive").length).toBeLessThan(4);
+    expect(clock.pendingTimers).toBe(0);
   });
 });
 
