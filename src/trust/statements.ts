@@ -143,7 +143,7 @@ const parseStatement = (payload: string): Statement | null => {
     const result = statementSchema.safeParse(JSON.parse(payload));
     return result.success ? result.data : null;
   } catch {
-    // Signed but not JSON: as unreadable as any other shape.
+    // Signed, but not JSON: unreadable like every other wrong shape.
     return null;
   }
 };
