@@ -9,10 +9,8 @@ import { Fault } from "../core/fault.ts";
 import { FILE_TYPES } from "../models/gguf-types.ts";
 import type { EngineModel, Json } from "./engine.ts";
 import { PieceTexts } from "./piece-texts.ts";
-import type { OpenSpec, PromptRequest } from "./worker-protocol.ts";
+import { CONTEXT_TOKENS_DEFAULT, type OpenSpec, type PromptRequest } from "./worker-protocol.ts";
 
-/** Context per row when nobody asks for another. */
-const CONTEXT_TOKENS_DEFAULT = 8192;
 /** One step is one micro batch: larger steps would gain little and hold up a cancel or a new request. */
 const BATCH_TOKENS = 512;
 

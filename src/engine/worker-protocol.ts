@@ -5,6 +5,9 @@ import { Fault, type FaultCode } from "../core/fault.ts";
 import type { LogFields, LogLevel } from "../core/log.ts";
 import type { EngineModel, EngineStats, GenerateRequest } from "./engine.ts";
 
+/** Context per row when nobody asks for another; less when the model was trained for less. */
+export const CONTEXT_TOKENS_DEFAULT = 8192;
+
 export interface OpenSpec {
   readonly location: NativeLocation;
   readonly modelPath: string;
