@@ -93,7 +93,7 @@ const read = (operationId: string, summary: string, name: string) => ({
 const withKey = <O extends ReturnType<typeof read>>(operation: O) => ({
   ...operation,
   security: [{ bearer: [] }],
-  responses: { ...operation.responses, ...errors("401", "404", "429", "500") },
+  responses: { ...operation.responses, ...errors("401", "404", "429", "500", "503") },
 });
 
 const PATHS = {
