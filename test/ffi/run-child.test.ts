@@ -16,7 +16,7 @@ test("exit code and both outputs", async () => {
 });
 
 test("a signal is told, and leaves no core file", async () => {
-  const result = await sh("ulimit -c; kill -ABRT $$");
+  const result = await sh("ulimit -Hc; kill -ABRT $$");
   expect(result.stdout).toBe("0\n");
   expect(result.signal).toBe("SIGABRT");
   expect(describeEnd(result, 10_000)).toBe("killed by SIGABRT");
