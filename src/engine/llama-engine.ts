@@ -4,6 +4,7 @@ import type { Clock, Timer } from "../core/clock.ts";
 import type { CompletionStream } from "../core/completion.ts";
 import { assert, Fault } from "../core/fault.ts";
 import type { Log } from "../core/log.ts";
+import { isCompiled } from "../core/spawn-self.ts";
 import { completionStream, type CompletionSink } from "./completion-queue.ts";
 import type { Engine, EngineModel, EngineStats, GenerateRequest } from "./engine.ts";
 import {
@@ -302,6 +303,10 @@ const awaitReady = (options: LlamaEngineOptions, worker: Worker): Promise<ReadyM
     rearm();
   });
 
+/** Inside an executable every module has the executable's own address, and worker entries lie beside it by their path in the tree. */
+const workerUrl = (): URL =>
+  new URL(isCompiled() ? "./src/engine/engine-worker.ts" : "./engine-worker.ts", import.meta.url);
+
 /**
  * Loads a model into a worker of its own. Throws `memory_short`, `model_invalid`, `native_missing`, `native_failed` or
  * `engine_failed`. The file should have passed `checkGguf` and a trial: see `load-model.ts`.
@@ -309,8 +314,7 @@ const awaitReady = (options: LlamaEngineOptions, worker: Worker): Promise<ReadyM
 export const openLlamaEngine = async (options: LlamaEngineOptions): Promise<Engine> => {
   const { location, modelPath, id, contextTokens, rows, threads, gpuLayers } = options;
   const spec: OpenSpec = { location, modelPath, id, contextTokens, rows, threads, gpuLayers };
-  // A URL relative to this file: the form that the bundler's worker entry and the source tree share.
-  const worker = new Worker(new URL("./engine-worker.ts", import.meta.url));
+  const worker = new Worker(workerUrl());
   const ready = awaitReady(options, worker);
   const message: ToWorker = { type: "open", spec };
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- this is a worker's port, not a window

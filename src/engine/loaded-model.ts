@@ -56,9 +56,8 @@ export class LoadedModel implements Disposable {
       ...(tools === undefined ? {} : { tools }),
       ...(toolChoice === undefined ? {} : { toolChoice }),
     });
-    // A token stands for at most the bytes of the longest piece: a hopeless text is refused without tokenizing it.
-    if (chat.prompt.length > this.facts.contextTokens * this.pieces.bytesMax) throw exceedsContext(this.facts);
-    return { chat, tokens: this.model.tokenize(chat.prompt, { special: true }) };
+    const { contextTokens } = this.facts;
+    return { chat, tokens: this.model.tokenize(chat.prompt, { special: true, tokensMax: contextTokens }) };
   }
 
   [Symbol.dispose](): void {

@@ -3,8 +3,6 @@ import type { Model } from "../../ffi/model.ts";
 import { completeText, type Utf8Stream } from "./stop-matcher.ts";
 
 export class PieceTexts {
-  /** Length of the longest piece, marks included. */
-  readonly bytesMax: number;
   readonly #model: Pick<Model, "piece">;
   /** By token, without and with the text of marks; null = not whole text, undefined = not looked at yet. */
   readonly #plain: (string | null | undefined)[];
@@ -14,10 +12,6 @@ export class PieceTexts {
     this.#model = model;
     this.#plain = Array.from({ length: model.vocabSize });
     this.#special = Array.from({ length: model.vocabSize });
-    let bytesMax = 1;
-    for (let token = 0; token < model.vocabSize; token += 1)
-      bytesMax = Math.max(bytesMax, model.piece(token, SPECIAL).length);
-    this.bytesMax = bytesMax;
   }
 
   /** What the token adds to a text; `special` shows marks such as `<tool_call>`, which otherwise have no text. */
