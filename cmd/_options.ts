@@ -22,14 +22,3 @@ export const listOption =
     if (items.length === 0) throw new Fault("usage", `${flag} must be a comma-separated list`);
     return items;
   };
-
-const MODEL_ID = /^[A-Za-z0-9._-][A-Za-z0-9._/-]{0,199}$/;
-
-/** A model id that is safe in a URL, a file name and a manifest (api-billing-store §7.3). */
-export const modelIdOption = (text: string): string => {
-  if (!MODEL_ID.test(text) || text.includes(".."))
-    throw new Fault("usage", `"${text.slice(0, 80)}" is no model id`, {
-      hint: "use letters, digits, . _ - and /, not starting with / and without ..",
-    });
-  return text;
-};
