@@ -34,7 +34,12 @@ export interface LlamaEngineOptions {
   readonly onProgress?: (fraction: number) => void;
   /** A step that has not returned for this long is a wedge; default 120 s. */
   readonly wedgeMs?: number;
+  /** Absent = a real worker. */
+  readonly spawnWorker?: () => EngineWorker;
 }
+
+/** The part of a Worker that an engine uses. */
+export type EngineWorker = Pick<Worker, "addEventListener" | "postMessage" | "terminate">;
 
 const WEDGE_MS = 120_000;
 /** Between two signs of progress of a load; a slow disk reports its first hundredth within this. */
@@ -65,7 +70,7 @@ class LlamaEngine implements Engine {
   readonly model: EngineModel;
   readonly ended: Promise<Error | null>;
   readonly #options: LlamaEngineOptions;
-  readonly #worker: Worker;
+  readonly #worker: EngineWorker;
   readonly #abortFlag: Int32Array;
   readonly #sinks = new Map<number, CompletionSink>();
   readonly #counts = new Map<number, CountWaiter>();
@@ -80,7 +85,7 @@ class LlamaEngine implements Engine {
   #watch: Timer | null = null;
   #silentTicks = 0;
 
-  constructor(options: LlamaEngineOptions, worker: Worker, ready: ReadyMessage) {
+  constructor(options: LlamaEngineOptions, worker: EngineWorker, ready: ReadyMessage) {
     this.#options = options;
     this.#worker = worker;
     this.model = ready.model;
@@ -267,7 +272,7 @@ class LlamaEngine implements Engine {
 }
 
 /** Waits for the worker's first word, as long as it reports progress. */
-const awaitReady = (options: LlamaEngineOptions, worker: Worker): Promise<ReadyMessage> =>
+const awaitReady = (options: LlamaEngineOptions, worker: EngineWorker): Promise<ReadyMessage> =>
   new Promise((resolve, reject) => {
     const listening = new AbortController();
     let timer: Timer = { cancel: () => undefined };
@@ -314,7 +319,7 @@ const workerUrl = (): URL =>
 export const openLlamaEngine = async (options: LlamaEngineOptions): Promise<Engine> => {
   const { location, modelPath, id, contextTokens, rows, threads, gpuLayers } = options;
   const spec: OpenSpec = { location, modelPath, id, contextTokens, rows, threads, gpuLayers };
-  const worker = new Worker(workerUrl());
+  const worker = options.spawnWorker?.() ?? new Worker(workerUrl());
   const ready = awaitReady(options, worker);
   const message: ToWorker = { type: "open", spec };
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- this is a worker's port, not a window
