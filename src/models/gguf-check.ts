@@ -14,15 +14,18 @@ const SPLITS_MAX = 1024;
 /** Tensors that are multiplied with or looked up row by row: whole-number types there end in a native crash. */
 const MULTIPLIED =
   /^(token_embd|output|blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down)(_exps|_shexp)?))\.weight$/;
-/** Vectors that are added or scaled by element, for which the CPU knows F32 only. */
-const ELEMENTWISE = /(norm\.weight|norm|\.bias)$/;
+/** Scales and offsets that are applied by element, for which the CPU knows F32 only. */
+const NORM = /norm(\.weight)?$/;
+const BIAS = /\.bias$/;
 
 const checkTensorType = (path: string, tensor: GgufTensor): void => {
   const { type, name, dimensions } = tensor;
+  // A vector may be written with further dimensions of size 1.
+  const isVector = dimensions.slice(1).every((size) => size === 1);
   const wrong =
     type.use === "scratch" ||
     (type.use === "index" && MULTIPLIED.test(name)) ||
-    (dimensions.length === 1 && ELEMENTWISE.test(name) && type.name !== "F32");
+    (type.name !== "F32" && (NORM.test(name) || (BIAS.test(name) && isVector)));
   if (wrong)
     throw modelInvalid(path, `tensor ${quoted(name)} is stored as ${type.name}, which cannot be computed with`);
 };

@@ -80,6 +80,12 @@ const cases: [string, GgufSpec, RegExp][] = [
   ["a type for scratch space", withTensor(small, 2, { type: 9 }), /stored as Q8_1, which cannot be computed with/],
   ["whole numbers where weights belong", withTensor(small, 2, { type: 26 }), /stored as I32/],
   ["a norm in F16", withTensor(small, 1, { type: 1 }), /stored as F16/],
+  ["a norm in F16 with a dimension of 1", withTensor(small, 1, { type: 1, dimensions: [64, 1] }), /stored as F16/],
+  [
+    "a quantised offset",
+    withTensor(small, 1, { name: "blk.0.attn_q.bias", type: 8, dimensions: [64, 1] }),
+    /stored as Q8_0/,
+  ],
   ["rows that are no whole blocks", withTensor(small, 0, { dimensions: [48, 16] }), /rows of 48, no multiple of 32/],
   ["an unaligned offset", withTensor(small, 1, { offset: 1089 }), /no multiple of 32/],
   ["overlapping tensors", withTensor(small, 1, { offset: 0 }), /a gap or an overlap/],
