@@ -64,7 +64,12 @@ const serveModel = async (
       hardware: machine.hardware,
       system: () => facts(native),
       model: toServedModel({
-        ...{ deps, config, log, machine, id: DEMO_MODEL_ID, modelPath: await demoModelPath(config) },
+        deps,
+        config,
+        log,
+        machine,
+        id: DEMO_MODEL_ID,
+        modelPath: await demoModelPath(config),
         onProgress: (step) => progress.step(step),
         onNative: (location) => (native = location),
       }),
@@ -88,7 +93,9 @@ const startNetwork = async (deps: CommandDeps, config: Config, log: Log, progres
     const { token } = await admin.createJoinToken({});
     const provider = await serveModel(deps, config, { log, progress, joinToken: token });
     return {
-      ...{ coordinator, provider, key },
+      coordinator,
+      provider,
+      key,
       async [Symbol.asyncDispose]() {
         await provider.stop({ graceMs: STOP_MS });
         await coordinator.stop();
@@ -154,7 +161,10 @@ const runDemo = async (deps: CommandDeps, flags: DemoFlags, config: Config): Pro
   progress.clear();
   if (!json) deps.stdout(`\n> ${QUESTION}\n\n  `);
   const answer = await askChat({
-    ...{ url: network.coordinator.url, key: network.key, model: DEMO_MODEL_ID, content: QUESTION },
+    url: network.coordinator.url,
+    key: network.key,
+    model: DEMO_MODEL_ID,
+    content: QUESTION,
     nowMs: () => deps.clock.monotonicMs(),
     onText: (text) => (json ? undefined : deps.stdout(text)),
     signal: deps.signals.stopping,

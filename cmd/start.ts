@@ -103,7 +103,11 @@ const wireStart = async (deps: CommandDeps, flags: StartFlags, config: Config): 
   let native: NativeLocation | null = null;
   const modelPath = checkStart(flags, config);
   const engine = {
-    ...{ deps, config, log, modelPath, id: modelIdOf(modelPath, flags.id) },
+    deps,
+    config,
+    log,
+    modelPath,
+    id: modelIdOf(modelPath, flags.id),
     machine: await wireMachine(deps.clock, log),
     onProgress: (step: string) => progress.step(step),
     onNative: (location: NativeLocation) => {

@@ -128,6 +128,13 @@ export const FAULTS = {
   already_running: kind({ status: 500, type: "internal_error", exit: 1, retryable: false, wire: "internal_failure" }),
   address_in_use: kind({ status: 500, type: "internal_error", exit: 1, retryable: false, wire: "internal_failure" }),
   io_failed: kind({ status: 500, type: "internal_error", exit: 1, retryable: true, wire: "internal_failure" }),
+  checks_failed: kind({
+    status: 500,
+    type: "internal_error",
+    exit: 1,
+    retryable: false,
+    wire: "internal_failure",
+  }),
   interrupted: kind({ status: 499, type: "cancelled", exit: 130, retryable: false, wire: "cancelled" }),
   internal: kind({ status: 500, type: "internal_error", exit: 1, retryable: false, wire: "internal_failure" }),
 } as const;
