@@ -110,6 +110,8 @@ const listen = (parts: Parts, options: CoordinatorOptions): Server<SocketData> =
       ...(options.tlsCert === null ? {} : { tls }),
       maxRequestBodySize: SERVER_BODY_BYTES_MAX,
       development: false,
+      // Bun shares the port with other processes when `development` is off, unless told not to.
+      reusePort: false,
       fetch: (request, server) => {
         const remote = server.requestIP(request)?.address ?? "unknown";
         const ip = clientIp(remote, request.headers.get("x-forwarded-for"), options.trustedProxies);

@@ -121,29 +121,34 @@ describe("pick", () => {
       ),
     });
     fc.assert(
-      fc.property(fc.array(plan, { maxLength: 8 }), fc.boolean(), fc.double({ min: 0, max: 0.999 }), (plans, tools, dice) => {
-        const candidates = plans.map((one, index) => candidate(String(index), one));
-        const eligible = plans.map(
-          (one) =>
-            one.serving &&
-            one.trustLevel !== "none" &&
-            one.verifiedAtMs >= 0 &&
-            one.offer !== null &&
-            !["crashed", "reloading"].includes(one.offer.slotState ?? "") &&
-            (!tools || (one.offer.templateRenderOk && one.offer.tools)),
-        );
-        const load = (index: number): number => plans[index]!.inFlight / (plans[index]!.offer?.concurrencyMax ?? 4);
-        const room = eligible.map((ok, index) => ok && load(index) < 1);
-        const choice = pickLeastLoaded(candidates, request({ needsTools: tools }), context({ fraction: () => dice }));
-        if (choice.type !== "chosen") {
-          expect(room.includes(true)).toBe(false);
-          expect(choice.type).toBe(eligible.includes(true) ? "busy" : "none");
-          return;
-        }
-        const index = Number(choice.provider.id);
-        expect(room[index]).toBe(true);
-        for (const [other, ok] of room.entries()) if (ok) expect(load(index)).toBeLessThanOrEqual(load(other));
-      }),
+      fc.property(
+        fc.array(plan, { maxLength: 8 }),
+        fc.boolean(),
+        fc.double({ min: 0, max: 0.999 }),
+        (plans, tools, dice) => {
+          const candidates = plans.map((one, index) => candidate(String(index), one));
+          const eligible = plans.map(
+            (one) =>
+              one.serving &&
+              one.trustLevel !== "none" &&
+              one.verifiedAtMs >= 0 &&
+              one.offer !== null &&
+              !["crashed", "reloading"].includes(one.offer.slotState ?? "") &&
+              (!tools || (one.offer.templateRenderOk && one.offer.tools)),
+          );
+          const load = (index: number): number => plans[index]!.inFlight / (plans[index]!.offer?.concurrencyMax ?? 4);
+          const room = eligible.map((ok, index) => ok && load(index) < 1);
+          const choice = pickLeastLoaded(candidates, request({ needsTools: tools }), context({ fraction: () => dice }));
+          if (choice.type !== "chosen") {
+            expect(room.includes(true)).toBe(false);
+            expect(choice.type).toBe(eligible.includes(true) ? "busy" : "none");
+            return;
+          }
+          const index = Number(choice.provider.id);
+          expect(room[index]).toBe(true);
+          for (const [other, ok] of room.entries()) if (ok) expect(load(index)).toBeLessThanOrEqual(load(other));
+        },
+      ),
       { numRuns: 2_000 },
     );
   });

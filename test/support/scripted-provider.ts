@@ -184,7 +184,10 @@ export class ScriptedProvider implements AsyncDisposable {
   static async start(options: ScriptedOptions): Promise<ScriptedProvider> {
     const provider = await ScriptedProvider.connect(options);
     await waitFor("a trust status", () => provider.trust !== null || provider.closed !== null);
-    if (options.concurrency !== undefined && provider.open) provider.heartbeat({ concurrency: options.concurrency });
+    if (options.concurrency !== undefined && provider.open) {
+      provider.heartbeat({ concurrency: options.concurrency });
+      await provider.sync();
+    }
     return provider;
   }
 
@@ -284,6 +287,15 @@ export class ScriptedProvider implements AsyncDisposable {
 
   sendBytes(bytes: Uint8Array): void {
     this.#socket.send(bytes);
+  }
+
+  /** Resolves once the coordinator has taken everything sent so far. */
+  async sync(): Promise<void> {
+    const known = this.messages.length;
+    this.sendText('{"type":"are_you_there"}');
+    await waitFor("an answer to an unknown message", () =>
+      this.messages.slice(known).some(({ type }) => type === "unsupported"),
+    );
   }
 
   /** Stops reading, as a peer that hangs does. */

@@ -37,10 +37,18 @@ const invoke = async (operations: AdminOperations, operation: OperationName, inp
   }
 };
 
+/** Null for what is no JSON, which no schema takes. */
+const parseJson = (body: Uint8Array): unknown => {
+  try {
+    return JSON.parse(new TextDecoder().decode(body)) as unknown;
+  } catch {
+    return null;
+  }
+};
+
 const handle = async (operations: AdminOperations, log: Log, request: Request): Promise<Response> => {
   try {
-    const text = new TextDecoder().decode(await readBody(request, BODY_BYTES_MAX));
-    const parsed = operationSchema.safeParse(JSON.parse(text));
+    const parsed = operationSchema.safeParse(parseJson(await readBody(request, BODY_BYTES_MAX)));
     if (!parsed.success) throw new Fault("usage", "not an admin operation");
     const { operation, input } = parsed.data;
     const result = await invoke(operations, operation, input);

@@ -49,6 +49,8 @@ export const createChatCompletion = async (deps: HttpDeps, call: Call): Promise<
   const request = decodeChatRequest(body);
   body.fill(0);
   requireKnownModel(deps, request.model);
+  const abandoned = new AbortController();
+  const signal = AbortSignal.any([call.signal, abandoned.signal]);
   const job: Job = {
     id: deps.ids.uuid(),
     request,
@@ -56,6 +58,7 @@ export const createChatCompletion = async (deps: HttpDeps, call: Call): Promise<
     promptTokens: estimatePromptTokens(request),
     startedMs: call.startedMs,
     timing: { ...zeroTiming(), parse_us: toMicros(deps.clock.monotonicMs() - parsingMs) },
+    abandon: (fault) => abandoned.abort(fault),
     provider: null,
     attempts: 0,
   };
@@ -64,10 +67,10 @@ export const createChatCompletion = async (deps: HttpDeps, call: Call): Promise<
     clock: deps.clock,
     request,
     jobId: job.id,
-    outputs: dispatch(deps.dispatch, job, call.signal),
+    outputs: dispatch(deps.dispatch, job, signal),
     keepAliveMs: deps.options.keepAliveMs,
     headers: () => commitHeaders(job),
-    signal: call.signal,
+    signal,
     onEnd: (end) => {
       release();
       logEnd(deps, call, job, end);

@@ -145,7 +145,11 @@ async function* climb(
         deadlineMs,
         budgetMs: firstContentDeadline(deps, job) - deps.clock.monotonicMs(),
         signal,
-        onEnd: release,
+        onEnd: (fault) => {
+          release();
+          // Nobody pulls on a consumer's behalf that does not read, so that it has to be told from here.
+          if (fault?.code === "consumer_too_slow") job.abandon(fault);
+        },
       });
       current.attempt = attempt;
       const sentMs = deps.clock.monotonicMs();

@@ -1,4 +1,5 @@
 /** One consumer request on its way through the attempts: what is asked, when it began, and where its time went. */
+import type { Fault } from "../../core/fault.ts";
 import type { ChatRequest } from "../../dialects/chat/request.ts";
 import type { ConnectedProvider } from "./connected-provider.ts";
 
@@ -22,6 +23,8 @@ export interface Job {
   /** Monotonic time at which the consumer's request arrived; deadlines count from here. */
   readonly startedMs: number;
   readonly timing: JobTiming;
+  /** Ends the response from this side. */
+  readonly abandon: (fault: Fault) => void;
   /** The provider that holds the present or last attempt. */
   provider: ConnectedProvider | null;
   /** Attempts made so far. */

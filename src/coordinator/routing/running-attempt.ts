@@ -18,8 +18,8 @@ export interface RunningAttemptDeps {
   readonly clock: Clock;
   /** Tells the provider to stop; called at most once. */
   readonly sendCancel: () => void;
-  /** The attempt has ended, however it did; called exactly once. */
-  readonly onEnd: (phase: AttemptPhase) => void;
+  /** The attempt has ended, with its Fault or null when it is done; called exactly once. */
+  readonly onEnd: (fault: Fault | null) => void;
 }
 
 interface Waiter {
@@ -182,7 +182,7 @@ export class RunningAttempt {
       this.#buffered.events = [];
       this.#buffered.bytes = 0;
     }
-    this.#deps.onEnd(this.#state.phase);
+    this.#deps.onEnd(this.#fault);
   }
 
   /** One timer that re-arms itself when it finds the deadline moved, instead of one per token. */

@@ -26,8 +26,8 @@ export interface AttemptTerms {
   /** What the provider is told of the request's time to first content. */
   readonly budgetMs: number;
   readonly signal: AbortSignal;
-  /** Called once when the attempt has ended. */
-  readonly onEnd: () => void;
+  /** Called once when the attempt has ended, with its Fault or null when it is done. */
+  readonly onEnd: (fault: Fault | null) => void;
 }
 
 /** The job's bytes, encoded once for all its attempts and wiped at the end. */
@@ -49,9 +49,9 @@ const startAttempt = (
     {
       clock: deps.clock,
       sendCancel: () => provider.link.cancel(id),
-      onEnd: () => {
+      onEnd: (fault) => {
         provider.attempts.delete(id);
-        terms.onEnd();
+        terms.onEnd(fault);
         deps.registry.changed();
         provider.link.onAttemptEnd();
       },

@@ -37,14 +37,19 @@ export class WaitingRoom {
     const waiting: Waiting = { wake: null };
     const wake = (): void => waiting.wake?.();
     this.#waiting.add(waiting);
-    const timer = this.#clock.after(input.deadlineMs - this.#clock.monotonicMs(), wake);
+    // The timer decides, not the clock: a timer may fire a fraction of a millisecond early.
+    let late = false;
+    const timer = this.#clock.after(input.deadlineMs - this.#clock.monotonicMs(), () => {
+      late = true;
+      wake();
+    });
     input.signal.addEventListener("abort", wake);
     try {
       for (;;) {
         if (input.signal.aborted) throw new Fault("cancelled", "the client went away");
         const result = attempt();
         if (result !== null) return result;
-        if (this.#clock.monotonicMs() >= input.deadlineMs) return null;
+        if (late) return null;
         await new Promise<void>((resolve) => {
           waiting.wake = resolve;
         });
