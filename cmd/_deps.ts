@@ -21,6 +21,17 @@ export interface StopSignals {
   readonly stopping: AbortSignal;
   /** Resolves with the first signal. */
   untilStop(): Promise<"SIGINT" | "SIGTERM">;
+  /** From now on every signal goes to this handler, the second one too. */
+  takeOver(handler: (signal: "SIGINT" | "SIGTERM") => void): void;
+}
+
+/** Thrown to end with a code after everything has been said. */
+export class ExitWith {
+  readonly code: number;
+
+  constructor(code: number) {
+    this.code = code;
+  }
 }
 
 /** One result line: JSON for scripts, else text for people. */

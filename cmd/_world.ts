@@ -32,11 +32,16 @@ const processSignals = (): StopSignals => {
   const controller = new AbortController();
   const { promise, resolve } = Promise.withResolvers<"SIGINT" | "SIGTERM">();
   let installed = false;
+  let taken: ((signal: "SIGINT" | "SIGTERM") => void) | null = null;
   const install = (): void => {
     if (installed) return;
     installed = true;
     for (const name of ["SIGINT", "SIGTERM"] as const)
       process.on(name, () => {
+        if (taken !== null) {
+          taken(name);
+          return;
+        }
         if (controller.signal.aborted) process.exit(EXIT_SECOND_SIGNAL);
         controller.abort(new Fault("interrupted", "interrupted"));
         resolve(name);
@@ -50,6 +55,10 @@ const processSignals = (): StopSignals => {
     untilStop: () => {
       install();
       return promise;
+    },
+    takeOver(handler) {
+      install();
+      taken = handler;
     },
   };
 };

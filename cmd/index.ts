@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { Fault, FAULTS, toFault } from "../src/core/fault.ts";
 import { toCliEvent, toCliText } from "../src/core/fault-render.ts";
 import { errorFields } from "../src/core/log.ts";
-import type { CommandDeps } from "./_deps.ts";
+import { ExitWith, type CommandDeps } from "./_deps.ts";
 
 interface Verb {
   readonly description: string;
@@ -107,6 +107,7 @@ export const main = async (deps: CommandDeps, argv: readonly string[]): Promise<
     else await runVerb(deps, name, args);
     return 0;
   } catch (thrown) {
+    if (thrown instanceof ExitWith) return thrown.code;
     const fault = toFault(thrown);
     if (argv.includes("--json")) deps.stdout(`${JSON.stringify(toCliEvent(fault))}\n`);
     else deps.stderr(`${toCliText(fault)}\n`);

@@ -11,7 +11,7 @@ import { startLocalProvider } from "../src/provider/local-provider.ts";
 import { startProvider } from "../src/provider/provider.ts";
 import { providerIdOf } from "../src/trust/provider-id.ts";
 import { makeDataDir } from "./_coordinator.ts";
-import { emit, type CommandDeps } from "./_deps.ts";
+import { emit, ExitWith, type CommandDeps } from "./_deps.ts";
 import { integerOption } from "./_options.ts";
 import { curlLine, sdkLines } from "./_program.ts";
 import { createProgress } from "./_progress.ts";
@@ -180,20 +180,27 @@ const startCoordinated = async (wiring: StartWiring): Promise<Running> => {
   );
 };
 
-/** The child: serves until a signal or until the provider can do no more. Returns the exit code. */
+/** The child holds this pipe of its parent; its end means that the parent is gone, however it went. */
+const parentGone = async (): Promise<void> => {
+  for await (const _ of Bun.stdin.stream());
+};
+
+/** The child: serves until a signal, until its parent is gone, or until the provider can do no more. */
 const serve = async (deps: CommandDeps, flags: StartFlags): Promise<void> => {
   const config = readConfig(deps, flags);
   makeDataDir(config.dataDir);
   const wiring = await wireStart(deps, flags, config);
-  const stopped = deps.signals.untilStop();
+  const stopped = Promise.race([deps.signals.untilStop(), ...(flags.supervised === true ? [parentGone()] : [])]);
   const starting = flags.local === true ? startLocal(wiring) : startCoordinated(wiring);
   // A signal during a long load must not wait for it: the process ends, and with it the load.
   const provider = await Promise.race([starting, stopped.then(() => null)]);
   const end = provider === null ? null : await Promise.race([stopped.then(() => null), provider.ended]);
   await provider?.stop({ graceMs: end === null ? config.provider.stopMs : 0 });
-  if (end === null) return;
-  wiring.log.error("provider_ended", { fault: end.fault.code, message: end.fault.message });
-  process.exit(end.exitCode);
+  if (end !== null) {
+    wiring.log.error("provider_ended", { fault: end.fault.code, message: end.fault.message });
+    throw new ExitWith(end.exitCode);
+  }
+  emit(deps, wiring.json, { event: "stopped" }, () => "stopped");
 };
 
 const start = async (deps: CommandDeps, flags: StartFlags): Promise<void> => {

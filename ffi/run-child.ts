@@ -28,6 +28,9 @@ const QUIET_CRASH = [
   "sh",
 ] as const;
 
+/** The command, run so that its crash leaves nothing behind. */
+export const quietCrash = (command: readonly string[]): string[] => [...QUIET_CRASH, ...command];
+
 /** Reads a stream to its end but keeps only its start, so that a chatty child cannot fill memory. */
 const readHead = async (stream: ReadableStream<Uint8Array>, bytesMax: number): Promise<string> => {
   const parts: Uint8Array[] = [];
