@@ -2,7 +2,7 @@
 import { Command } from "commander";
 import { Fault } from "../src/core/fault.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
-import { adminCommand, emitList, withAdmin, type AdminFlags } from "./keys.ts";
+import { adminCommand, checkEntityId, emitList, withAdmin, type AdminFlags } from "./keys.ts";
 import { listOption } from "./_options.ts";
 import { programName } from "./_program.ts";
 
@@ -59,6 +59,7 @@ export const joinTokenCommand = (deps: CommandDeps): Command => {
       .argument("<id>", "jt_…, as the list shows it")
       .action((id: string, flags: AdminFlags) =>
         withAdmin(deps, flags, async (admin) => {
+          checkEntityId("jt", id);
           await admin.revokeJoinToken(id);
           emit(deps, flags.json ?? false, { id, revoked: true }, () => `${id} revoked`);
         }),

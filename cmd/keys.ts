@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import type { Admin } from "../src/coordinator/admin/client.ts";
 import { loadConfig } from "../src/core/config.ts";
+import { Fault } from "../src/core/fault.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
 import { wireAdmin } from "./_coordinator.ts";
 
@@ -27,6 +28,14 @@ export const adminCommand = (name: string, description: string): Command =>
     .description(description)
     .option("--data-dir <folder>", "the coordinator's data folder (default ~/.darkbloom)")
     .option("--json", "print JSON");
+
+/** Refuses what can be no id, such as a secret pasted by mistake, without repeating it. */
+export const checkEntityId = (prefix: "key" | "jt", id: string): void => {
+  if (!new RegExp(`^${prefix}_[0-9a-f]{24}$`).test(id))
+    throw new Fault("usage", `an id looks like ${prefix}_ and 24 hex digits`, {
+      hint: `find it with: darkbloom ${prefix === "key" ? "keys" : "join-token"} list`,
+    });
+};
 
 /** Columns for people; JSON lines for scripts. */
 export const emitList = (deps: CommandDeps, json: boolean, items: readonly object[], empty: string): void => {
@@ -68,6 +77,7 @@ export const keysCommand = (deps: CommandDeps): Command => {
       .argument("<id>", "key_…, as the list shows it")
       .action((id: string, flags: AdminFlags) =>
         withAdmin(deps, flags, async (admin) => {
+          checkEntityId("key", id);
           await admin.revokeKey(id);
           emit(deps, flags.json ?? false, { id, revoked: true }, () => `${id} revoked`);
         }),

@@ -29,6 +29,9 @@ export interface ConfigSources {
   readonly environment: Environment;
 }
 
+/** Where a value came from that was given as a flag. */
+const FLAG = "flag";
+
 const invalid = (where: string, setting: Setting, key: string): Fault => {
   const wanted =
     setting.type === "integer"
@@ -40,7 +43,7 @@ const invalid = (where: string, setting: Setting, key: string): Fault => {
           : setting.type === "list"
             ? "a list of texts (comma-separated in the environment)"
             : "a text";
-  return new Fault("config_invalid", `${where}: ${key} must be ${wanted}`, {
+  return new Fault(where === FLAG ? "usage" : "config_invalid", `${where}: ${key} must be ${wanted}`, {
     hint: "correct it or remove it to use the default",
   });
 };
@@ -109,7 +112,7 @@ const readSection = <N extends Section>(
     const file = files.find((candidate) => candidate.values[yamlName(key)] !== undefined);
     const [where, raw] =
       flags[key] !== undefined
-        ? ["flag", flags[key]]
+        ? [FLAG, flags[key]]
         : sources.environment[name] !== undefined && sources.environment[name] !== ""
           ? [`environment ${name}`, sources.environment[name]]
           : file === undefined
@@ -136,7 +139,7 @@ const refuseUnknownKeys = (path: string, sections: readonly Section[]): void => 
       });
 };
 
-/** Precedence: flag > environment > YAML file > default. Throws `config_invalid`. */
+/** Precedence: flag > environment > YAML file > default. Throws `config_invalid`, and `usage` for a flag. */
 export const loadConfig = (sources: ConfigSources): Config => {
   const { environment } = sources;
   const home = environment["HOME"] ?? homedir();
