@@ -8,6 +8,9 @@ import { type Native, toSizedText } from "./native.ts";
 /** Longest answer one parser takes; 8,192 tokens are about 40 KB. */
 const ANSWER_BYTES_MAX = 16 * MIB;
 
+/** Nodes looked at before a parser counts as more than plain text. */
+const PLAIN_NODES_MAX = 16;
+
 /** What the template says about the answer's format; made by the shim, only passed on. */
 export interface ParserSpec {
   readonly format: number;
@@ -29,7 +32,9 @@ interface ParserNode {
 const toReadingOrder = (nodes: readonly ParserNode[], root: number): string[] => {
   const order: string[] = [];
   const waiting = [root];
-  while (waiting.length > 0 && order.length < 16) {
+  // A plain parser has a handful of nodes; the bound also ends a sequence that holds itself.
+  for (let visited = 0; waiting.length > 0; visited += 1) {
+    if (visited === PLAIN_NODES_MAX) return ["too many nodes"];
     const node = nodes[waiting.pop() ?? -1];
     if (node?.type === "sequence") waiting.push(...(node.children ?? []).toReversed());
     else if (node?.type === "literal") order.push(`literal ${node.literal}`);
