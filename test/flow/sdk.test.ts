@@ -45,7 +45,10 @@ describe.each(ENDPOINT_NAMES.map((name) => [name] as const))("the openai package
     client = new OpenAI({ apiKey: endpoint.key, baseURL: `${endpoint.url}/v1`, maxRetries: 0 });
   });
   const ask = (content: string, tokens = 200) => ({
-    ...{ model, messages: userSays(content), temperature: 0, max_tokens: tokens },
+    model,
+    messages: userSays(content),
+    temperature: 0,
+    max_tokens: tokens,
   });
 
   test("models are listed and retrieved", async () => {
@@ -56,9 +59,11 @@ describe.each(ENDPOINT_NAMES.map((name) => [name] as const))("the openai package
   });
 
   test("a whole answer", async () => {
-    const { data, response } = await client.chat.completions
-      .create(ask("What is the capital of France?"))
-      .withResponse();
+    const {
+      data,
+      response,
+      request_id: requestId,
+    } = await client.chat.completions.create(ask("What is the capital of France?")).withResponse();
     expect(data.choices).toEqual([
       {
         index: 0,
@@ -71,7 +76,7 @@ describe.each(ENDPOINT_NAMES.map((name) => [name] as const))("the openai package
     expect(data.usage?.total_tokens).toBe((data.usage?.prompt_tokens ?? 0) + (data.usage?.completion_tokens ?? 0));
     expect(data.usage?.prompt_tokens).toBeGreaterThan(5);
     expect(data.id).toBe(`chatcmpl-${response.headers.get("x-inference-job-id")}`);
-    expect(data._request_id).toBe(response.headers.get("x-request-id"));
+    expect(requestId).toMatch(/^[0-9a-v]{12}$/);
   });
 
   test.each([true, false])("a streamed answer, usage asked for: %p", async (includeUsage) => {
@@ -181,8 +186,8 @@ describe.each(ENDPOINT_NAMES.map((name) => [name] as const))("the openai package
     const cut = await client.chat.completions.create(ask("Count to 30.", 3));
     expect([cut.choices[0]?.finish_reason, cut.usage?.completion_tokens]).toEqual(["length", 3]);
     const seeded = { ...ask("Tell me a story about a fox."), temperature: 1, seed: 7 };
-    const texts = [await client.chat.completions.create(seeded), await client.chat.completions.create(seeded)];
-    expect(texts[0]?.choices[0]?.message.content).toBe(texts[1]?.choices[0]?.message.content!);
+    const textOf = async () => (await client.chat.completions.create(seeded)).choices[0]?.message.content;
+    expect(await textOf()).toBe((await textOf()) ?? null);
   });
 
   test("errors have the package's own classes", async () => {

@@ -167,8 +167,15 @@ export const startNetwork = async <E extends Engine>(options: NetworkOptions<E>)
   };
   for (const engine of options.engines) await joined(engine);
   return {
-    ...{ url: coordinator.url, key, keyId, model: options.engines[0]?.model.id ?? "none" },
-    ...{ coordinator, admin, log, providers, join: joined },
+    url: coordinator.url,
+    key,
+    keyId,
+    model: options.engines[0]?.model.id ?? "none",
+    coordinator,
+    admin,
+    log,
+    providers,
+    join: joined,
     async [Symbol.asyncDispose]() {
       await Promise.all(providers.map((provider) => provider[Symbol.asyncDispose]()));
       await coordinator.stop();
@@ -184,14 +191,23 @@ export const startLocal = async <E extends Engine>(engine: E): Promise<LocalNetw
   const provider = await startLocalProvider(
     { clock, random, ids, log: log.log },
     {
-      ...{ dataDir: dir.path, version: VERSION, host: "127.0.0.1", port: 0, providerId: "prov_test" },
+      dataDir: dir.path,
+      version: VERSION,
+      host: "127.0.0.1",
+      port: 0,
+      providerId: "prov_test",
       model: served(engine),
       events: { onPhase: () => undefined, onServing: () => undefined, onFault: () => undefined },
       onListening: () => undefined,
     },
   );
   return {
-    ...{ url: provider.url, key: provider.apiKey, model: engine.model.id, provider, engine, log },
+    url: provider.url,
+    key: provider.apiKey,
+    model: engine.model.id,
+    provider,
+    engine,
+    log,
     async [Symbol.asyncDispose]() {
       await provider.stop({ graceMs: 0 });
       await dir[Symbol.asyncDispose]();
