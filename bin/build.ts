@@ -83,6 +83,8 @@ const build = async ({ target, outfile, sign }: BuildArguments): Promise<void> =
     const result = await Bun.build({
       entrypoints: ENTRIES,
       plugins,
+      // One chunk per subcommand: a start that loads them all takes 80 ms instead of 10.
+      splitting: true,
       minify: { whitespace: true, syntax: true },
       compile: {
         target: `bun-${target}` as Bun.Build.CompileTarget,

@@ -1,6 +1,6 @@
 /** Builds the real dependencies of the subcommands from configuration: log, native libraries, demo model. */
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, rename, stat } from "node:fs/promises";
+import { mkdir, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { EMBEDDED } from "../ffi/embedded.ts";
 import { prepareNative } from "../ffi/library.ts";
@@ -51,7 +51,8 @@ export const demoModelPath = async (config: Pick<Config, "cacheDir">): Promise<s
   if (existsSync(path) && (await stat(path)).size === size) return path;
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const temporary = `${path}.${process.pid}.tmp`;
-  await copyFile(embedded, temporary);
+  // Not copyFile: the system knows no files inside the executable.
+  await Bun.write(temporary, await Bun.file(embedded).bytes());
   await rename(temporary, path);
   return path;
 };
