@@ -1,11 +1,14 @@
 /** Samplers on the real library: seeds, limits of the candidate list, and answers that may not end. */
 import { beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { ChatTemplates } from "../../ffi/chat.ts";
 import { Model } from "../../ffi/model.ts";
 import { SamplerChain, type SamplerOptions } from "../../ffi/sampler.ts";
 import { demoNative, generate, GREEDY, NATIVE_DEADLINE_MS, toText } from "../support/demo-model.ts";
 import { faultOf } from "../support/fault-of.ts";
-import { DEMO_MODEL } from "../support/native.ts";
+import { DEMO_MODEL, nativeForTests } from "../support/native.ts";
+
+const FFI = join(import.meta.dir, "../../ffi");
 
 let model: Model;
 let prompt: Int32Array;
@@ -98,5 +101,19 @@ describe("sampler", () => {
     expect([fault.code, fault.reason]).toEqual(["bad_request", "grammar"]);
     const tokens = generate(model, prompt, { sampling: grammar('root ::= "yes" | "no"') });
     expect(["yes", "no"]).toContain(toText(model, tokens));
+  });
+
+  test("a refused grammar is printed nowhere", async () => {
+    const grammar = { text: "root ::= (CANARY", lazy: false, generationPrompt: "", triggers: [], preservedTokens: [] };
+    const script = `
+      import { Model } from ${JSON.stringify(join(FFI, "model.ts"))};
+      import { openNative } from ${JSON.stringify(join(FFI, "native.ts"))};
+      import { SamplerChain } from ${JSON.stringify(join(FFI, "sampler.ts"))};
+      const model = Model.open(openNative(${JSON.stringify(await nativeForTests())}), ${JSON.stringify(DEMO_MODEL)});
+      const grammar = ${JSON.stringify({ ...grammar, thinkingStart: "", thinkingEnds: [] })};
+      try { SamplerChain.open(model, { ...${JSON.stringify(GREEDY)}, grammar }); } catch (fault) { process.stdout.write(fault.code); }`;
+    const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "pipe" });
+    const [out, log] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    expect([out, log]).toEqual(["bad_request", ""]);
   });
 });
