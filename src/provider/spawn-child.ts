@@ -30,7 +30,7 @@ export const spawnSupervisedChild = (
   return {
     pid: child.pid,
     stdout: child.stdout,
-    exited: child.exited.then((): ChildExit => ({ code: child.exitCode, signal: child.signalCode })),
+    exited: child.exited.then((): ChildExit => ({ code: child.exitCode, signal: child.signalCode === null ? null : String(child.signalCode) })),
     kill: (signal) => child.kill(signal),
   };
 };

@@ -47,7 +47,10 @@ const startLocal = async (options: FakeEngineOptions & { keepAliveMs?: number } 
     client: new OpenAI({ baseURL: `${endpoint.url}/v1`, apiKey: KEY, maxRetries: 0 }),
     lines,
     request: (path, init = {}) =>
-      fetch(`${endpoint.url}${path}`, { ...init, headers: { authorization: `Bearer ${KEY}`, ...(init.headers as Record<string, string>) } }),
+      fetch(`${endpoint.url}${path}`, {
+        ...init,
+        headers: { authorization: `Bearer ${KEY}`, ...(init.headers as Record<string, string>) },
+      }),
     async [Symbol.asyncDispose]() {
       await endpoint.stop({ graceMs: 0 });
       await slots[Symbol.asyncDispose]();

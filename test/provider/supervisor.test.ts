@@ -1,6 +1,6 @@
 /** The supervisor: its decisions as a function, and real little child processes that crash, end, and refuse to. */
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { join } from "node:path";
 import { systemClock } from "../../src/core/clock.ts";
 import { Fault } from "../../src/core/fault.ts";
