@@ -123,6 +123,15 @@ static common_json describe(const db_chat * chat, const common_chat_params & par
     return result;
 }
 
+static bool try_apply(const db_chat * chat, const common_chat_templates_inputs & inputs, common_chat_params & params) {
+    try {
+        params = common_chat_templates_apply(chat->templates.get(), inputs);
+        return true;
+    } catch (const std::exception &) {
+        return false;
+    }
+}
+
 DB_EXPORT int32_t db_chat_apply(db_chat * chat, const char * request, int32_t size, db_text * out) {
     return db_guard([&] {
         if (chat == nullptr || size < 0) return db_fail(DB_INVALID, "no chat request");
@@ -134,12 +143,12 @@ DB_EXPORT int32_t db_chat_apply(db_chat * chat, const char * request, int32_t si
         }
         const bool with_tools = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
         const db_quiet_stderr quiet;
-        try {
-            const common_chat_params params = common_chat_templates_apply(chat->templates.get(), inputs);
-            return db_copy_text(describe(chat, params, with_tools).dump_safe(), out);
-        } catch (const std::exception &) {
-            return db_fail(DB_TEMPLATE, "the chat template could not render this request");
-        }
+        common_chat_params params;
+        if (try_apply(chat, inputs, params)) return db_copy_text(describe(chat, params, with_tools).dump_safe(), out);
+        // Without tool calls no grammar is made: if that works, the tools' schemas are at fault and not the template.
+        inputs.tool_choice = COMMON_CHAT_TOOL_CHOICE_NONE;
+        if (with_tools && try_apply(chat, inputs, params)) return db_fail(DB_GRAMMAR, "the tools' schemas cannot be turned into a grammar");
+        return db_fail(DB_TEMPLATE, "the chat template could not render this request");
     });
 }
 

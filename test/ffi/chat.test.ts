@@ -2,6 +2,8 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { type ChatPrompt, type ChatRequest, ChatTemplates } from "../../ffi/chat.ts";
 import { Model } from "../../ffi/model.ts";
+import { SamplerChain } from "../../ffi/sampler.ts";
+import type { Fault } from "../../src/core/fault.ts";
 import type { CompletionEvent } from "../../src/core/completion.ts";
 import { demoNative, generate, GREEDY, NATIVE_DEADLINE_MS, readEvalCases } from "../support/demo-model.ts";
 import { faultOf } from "../support/fault-of.ts";
@@ -179,12 +181,16 @@ describe("refusals", () => {
     let endless: unknown = [];
     for (let depth = 0; depth < 100_000; depth += 1) endless = [endless];
     const tool = (parameters: unknown): unknown => ({ type: "function", function: { name: "f", parameters } });
+    const many = (count: number): unknown =>
+      Object.fromEntries(Array.from({ length: count }, (_, index) => [`p${index}`, { type: "string" }]));
     const refused: ChatRequest[] = [
       { messages: [user("x")], tools: [tool(nest(100))] },
       { messages: [user("x")], tools: [tool(endless)] },
       { messages: [endless] },
       { messages: [{ role: "user", content: endless }] },
       { messages: [user("x")], tools: [tool({ description: "x".repeat(300_000) })] },
+      { messages: [user("x")], tools: [tool({ type: "object", properties: many(400) })] },
+      { messages: [user("x")], tools: Array.from({ length: 100 }, () => tool({ properties: many(40) })) },
       { messages: [user("x")], tools: Array.from({ length: 129 }, () => WEATHER_TOOL) },
       {
         messages: [
@@ -211,8 +217,47 @@ describe("refusals", () => {
       const { prompt, grammar } = chat.apply({ messages: [user("x")], tools: [tool] });
       generate(model, model.tokenize(prompt, { special: true }), { sampling: { ...GREEDY, grammar } });
     });
-    expect(["bad_request", "template_failed"]).toContain(fault.code);
+    expect([fault.code, fault.reason]).toEqual(["bad_request", "grammar"]);
     expect(fault.message).not.toContain("CANARY");
+  });
+
+  test("hostile schemas within the limits end in a prompt or a bad request", () => {
+    const nest = (depth: number, wrap: (inner: unknown) => unknown): unknown =>
+      depth === 0 ? { type: "string" } : wrap(nest(depth - 1, wrap));
+    const field = (schema: unknown): unknown => ({ type: "object", properties: { a: schema } });
+    const pattern = (text: string): unknown => field({ type: "string", pattern: text });
+    const schemas: unknown[] = [
+      nest(55, (items) => ({ type: "array", items })),
+      nest(28, (a) => ({ type: "object", properties: { a }, required: ["a"] })),
+      nest(28, (inner) => ({ anyOf: [inner] })),
+      field({ $ref: "#" }),
+      field({ $ref: "#/nowhere" }),
+      field({ $ref: "https://example.com/schema.json" }),
+      { $defs: { x: { $ref: "#/$defs/y" }, y: { $ref: "#/$defs/x" } }, ...(field({ $ref: "#/$defs/x" }) as object) },
+      pattern(`^${"(".repeat(100_000)}a${")".repeat(100_000)}$`),
+      pattern(`^${"(".repeat(20_000)}$`),
+      pattern(`^${"|".repeat(20_000)}$`),
+      pattern("^(a{1,1000}){1,1000}$"),
+      pattern("^a{99999999999999999999}$"),
+      pattern("^*$"),
+      field({ type: "string", minLength: 1e9 }),
+      field({ type: "integer", minimum: 10, maximum: -10 }),
+      field({ type: "array", items: 5 }),
+      field({ type: [["string"]] }),
+      { type: 7 },
+      "text",
+      [1],
+      null,
+    ];
+    for (const parameters of schemas) {
+      const tools = [{ type: "function", function: { name: "f", parameters } }];
+      try {
+        const { grammar } = chat.apply({ messages: [user("x")], tools });
+        SamplerChain.open(model, { ...GREEDY, grammar })[Symbol.dispose]();
+      } catch (error) {
+        expect((error as Fault).code).toBe("bad_request");
+      }
+    }
   });
 });
 
