@@ -113,7 +113,7 @@ export class Attempt {
   /** Never rejects: every failure becomes the attempt's terminal. */
   async #run(): Promise<void> {
     this.#phase = "running";
-    this.#armFirstContent();
+    this.#armAcceptance();
     let ciphers: AttemptCiphers | null = null;
     let lease: SlotLease | null = null;
     let request: GenerateRequest | null = null;
@@ -178,9 +178,10 @@ export class Attempt {
     for await (const output of stream) {
       if (this.#abortFault !== null) throw this.#abortFault;
       if (output.type === "accepted") {
+        // From the lease on only the coordinator's silence limit counts: a long prompt may take longer than the budget.
+        this.#timer.cancel();
         this.connection.sendControl({ type: "inference_accepted", request_id: this.id });
       } else if (output.type === "events") {
-        if (this.#steps === 0) this.#timer.cancel();
         this.#steps += 1;
         writer.push(output.events);
       } else {
@@ -192,7 +193,7 @@ export class Attempt {
     throw new Fault("engine_failed", "the engine ended a request without its terminal");
   }
 
-  #armFirstContent(): void {
+  #armAcceptance(): void {
     this.#timer.cancel();
     const leftMs = this.#message.first_content_budget_ms - (this.#deps.clock.monotonicMs() - this.#startedMs);
     this.#timer = this.#deps.clock.after(leftMs, () => this.abort(lateFault()));

@@ -244,7 +244,7 @@ const refusedFault = (status: number): Fault => {
   });
 };
 
-/** Refusals that pass by themselves: they are retried as any lost connection is. */
+/** Refusals that pass by themselves: they are retried like every lost connection. */
 const PASSING_REJECTS: ReadonlySet<string> = new Set([
   "draining",
   "internal",

@@ -5,11 +5,13 @@ import { join } from "node:path";
 import { systemClock, type Clock } from "../../src/core/clock.ts";
 import { Fault } from "../../src/core/fault.ts";
 import { systemRandom, type Random } from "../../src/core/ids.ts";
+import { SOCKET_BUDGET_BYTES_MAX } from "../../src/core/limits.ts";
 import type { ChatRequest } from "../../src/dialects/chat/request.ts";
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from "../../src/engine/fake-engine.ts";
 import { fakeText } from "../../src/engine/fake-plan.ts";
 import { EXIT_ENGINE_LOST, type ProviderServing, type StartPhase } from "../../src/provider/lifecycle.ts";
 import { startProvider, type Provider, type ProviderOptions } from "../../src/provider/provider.ts";
+import { openLinkSocket, type OpenLinkSocket } from "../../src/provider/link-socket.ts";
 import { readState } from "../../src/provider/state-file.ts";
 import { openSoftwareSigner } from "../../src/trust/signer.ts";
 import { makeJoinToken } from "../../src/trust/tokens.ts";
@@ -39,6 +41,7 @@ interface BenchOptions {
   readonly clock?: Clock;
   readonly random?: Random;
   readonly fingerprint?: string;
+  readonly openSocket?: OpenLinkSocket;
   readonly before?: (coordinator: ScriptedCoordinator) => void;
 }
 
@@ -82,6 +85,7 @@ const startBench = async (options: BenchOptions = {}): Promise<Bench> => {
       random: options.random ?? eagerRandom(),
       log,
       signer: await openSoftwareSigner(join(dir.path, "identity.key")),
+      ...(options.openSocket === undefined ? {} : { openSocket: options.openSocket }),
       readMetrics: () =>
         Promise.resolve({
           memory_pressure: 0.5,
@@ -326,13 +330,38 @@ describe("attempts", () => {
     await waitFor("the fourth serving", () => bench.serving.length === 4);
   });
 
-  test("a slow engine that misses the budget is given up", async () => {
+  test("an attempt without a row by its budget is given up; one that holds a row may stay silent past it", async () => {
     const { connection, engine } = await startServing({
-      engine: { script: () => ({ events: [{ type: "text", text: "late" }], delayFirstMs: 60_000 }) },
+      engine: { rows: 1, script: () => ({ events: [{ type: "text", text: "late" }], delayFirstMs: 300 }) },
     });
-    const attempt = await run(connection, chat("x"), { budgetMs: 50 });
-    expect(attempt.errors[0]).toMatchObject({ failure_code: "capacity", reason: "deadline_unreachable" });
+    const silent = run(connection, chat("x"), { budgetMs: 100 });
+    await waitFor("the row to be held", () => engine.stats().rowsRunning === 1);
+    const waiting = await run(connection, chat("y"), { budgetMs: 50 });
+    expect(waiting.errors[0]).toMatchObject({ failure_code: "capacity", reason: "deadline_unreachable" });
+    const { errors, text } = await silent;
+    expect([errors, text]).toEqual([[], "late"]);
     await waitFor("the row to be freed", () => engine.stats().rowsRunning === 0);
+  });
+
+  test("a coordinator that does not read is given up by the attempt that fills the socket", async () => {
+    let stuckBytes = 0;
+    const { connection, engine } = await startServing({
+      engine: ENDLESS,
+      openSocket: (options, events) => {
+        const socket = openLinkSocket(options, events);
+        return {
+          ...socket,
+          get bufferedBytes() {
+            return socket.bufferedBytes + stuckBytes;
+          },
+        };
+      },
+    });
+    const attempt = await connection.run(chat("x"));
+    await waitFor("output", () => attempt.events.length > 0);
+    stuckBytes = SOCKET_BUDGET_BYTES_MAX + 1;
+    expect((await attempt.end()).errors[0]).toMatchObject({ failure_code: "cancelled", status: 499 });
+    expect(engine.stats().rowsRunning).toBe(0);
   });
 
   test("an engine's failure after output carries what was generated", async () => {
