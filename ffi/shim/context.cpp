@@ -128,6 +128,9 @@ static llama_token sample_row(db_context * context, db_sampler * sampler, int32_
         if (logits == nullptr || sampler == nullptr) return LLAMA_TOKEN_NULL;
         if (sampler->argmax) return best_token(logits, context->vocab_size, sampler->banned);
         const llama_token token = common_sampler_sample(sampler->chain, context->context, batch_index);
+        const llama_token_data_array * candidates = common_sampler_get_candidates(sampler->chain, false);
+        // Nothing is allowed, e.g. the grammar has ended and end tokens are banned: accepting any token could end the process.
+        if (candidates->selected < 0 || candidates->data[candidates->selected].logit == -INFINITY) return LLAMA_TOKEN_NULL;
         common_sampler_accept(sampler->chain, token, true);
         return token;
     } catch (...) {

@@ -101,6 +101,9 @@ describe("sampler", () => {
     expect([fault.code, fault.reason]).toEqual(["bad_request", "grammar"]);
     const tokens = generate(model, prompt, { sampling: grammar('root ::= "yes" | "no"') });
     expect(["yes", "no"]).toContain(toText(model, tokens));
+    // The grammar ends and the end token is banned: the row ends without one, and nothing dies.
+    const endless = { ...grammar('root ::= "yes"'), ignoreEos: true };
+    expect(toText(model, generate(model, prompt, { sampling: endless }))).toBe("yes");
   });
 
   test("a refused grammar is printed nowhere", async () => {

@@ -64,7 +64,7 @@ export const generate = (
   while (tokens.length < (options.tokensMax ?? 256)) {
     context.step(batch, rows, out);
     const token = out[0] ?? -1;
-    if (model.isEog(token)) break;
+    if (token < 0 || model.isEog(token)) break;
     tokens.push(token);
     batch.clear();
     rows.clear();
