@@ -59,6 +59,8 @@ export class StreamBody {
     if (opening === null || this.#outputs.ended) return;
     if (opening.terminal !== null) this.#finish(opening.terminal);
     else this.#write(opening.pending === null ? this.#render.chunk(opening.events) : KEEP_ALIVE);
+    // A comment is no content: the silence that it broke goes on, and the next tick says so again.
+    this.#quiet = opening.pending !== null;
     if (keepAliveMs > 0 && !this.#outputs.ended) this.#keepAlive = clock.every(keepAliveMs, this.#tick);
   }
 

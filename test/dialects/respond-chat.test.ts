@@ -238,7 +238,7 @@ describe("keep-alive", () => {
     const read = async (): Promise<string> => new TextDecoder().decode((await reader.read()).value);
     expect(await read()).toBe(": keep-alive\n\n");
     const second = read();
-    await clock.advance(30_000);
+    await clock.advance(15_000);
     expect(await second).toBe(": keep-alive\n\n");
     const last = read();
     failure.resolve();
