@@ -4,7 +4,6 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Model } from "../../ffi/model.ts";
 import type { Native } from "../../ffi/native.ts";
-import { probeModel } from "../../ffi/probe.ts";
 import { Fault } from "../../src/core/fault.ts";
 import { demoNative, NATIVE_DEADLINE_MS } from "../support/demo-model.ts";
 import { faultOf } from "../support/fault-of.ts";
@@ -99,10 +98,6 @@ describe("model", () => {
       () => model.recommendedSampling(),
     ])
       expect(faultOf(use).code).toBe("disposed");
-  });
-
-  test("the probe runs a good file", () => {
-    probeModel(native, DEMO_MODEL);
   });
 });
 
