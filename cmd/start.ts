@@ -130,7 +130,7 @@ const wireStart = async (deps: CommandDeps, flags: StartFlags, config: Config): 
       );
     },
     onFault: (fault) => {
-      log.warn("provider_fault", { fault: fault.code, reason: fault.reason, message: fault.message });
+      log.warn("provider_fault", { fault: fault.code, reason: fault.reason, message: fault.message, hint: fault.hint });
       if (json) return;
       progress.clear();
       deps.stderr(`${toCliText(fault)}\n`);

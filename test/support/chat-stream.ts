@@ -29,10 +29,13 @@ export interface StreamRequest {
   readonly key: string;
   readonly body: Readonly<Record<string, unknown>>;
   readonly signal?: AbortSignal;
+  /** Called for every chunk as it comes. */
+  readonly onChunk?: (chunk: ChatChunk) => void;
 }
 
 /** Sends a streamed chat and reads it to its end; an HTTP error gives its status and no chunks. */
-export const streamChat = async ({ baseUrl, key, body, signal }: StreamRequest): Promise<StreamResult> => {
+export const streamChat = async (request: StreamRequest): Promise<StreamResult> => {
+  const { baseUrl, key, body, signal, onChunk } = request;
   const startedMs = performance.now();
   const response = await fetch(`${baseUrl}/v1/chat/completions`, {
     method: "POST",
@@ -54,6 +57,7 @@ export const streamChat = async ({ baseUrl, key, body, signal }: StreamRequest):
     }
     const chunk = JSON.parse(line.slice(6)) as ChatChunk;
     chunks.push(chunk);
+    onChunk?.(chunk);
     const content = chunk.choices?.[0]?.delta.content ?? "";
     if (content !== "" && Number.isNaN(ttftMs)) ttftMs = performance.now() - startedMs;
     text += content;

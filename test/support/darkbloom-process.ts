@@ -15,6 +15,8 @@ export interface DarkbloomProcess extends AsyncDisposable {
   readonly exited: Promise<number>;
   /** First line with this `event`, now or later. */
   event(name: string, deadlineMs?: number): Promise<JsonLine>;
+  /** All lines with this `event` once there are so many of them. */
+  events(name: string, count: number, deadlineMs?: number): Promise<readonly JsonLine[]>;
   kill(signal: NodeJS.Signals): void;
 }
 
@@ -25,6 +27,8 @@ export interface ProcessOptions {
   /** CPUs to pin to, as `taskset` writes them. */
   readonly cpus?: string;
   readonly cwd?: string;
+  /** Gives it a process group of its own, as a terminal does, so that a signal can be sent to the whole group. */
+  readonly ownGroup?: true;
 }
 
 const EVENT_DEADLINE_MS = 90_000;
@@ -36,6 +40,7 @@ export const startDarkbloom = (args: readonly string[], options: ProcessOptions 
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
+    detached: options.ownGroup ?? false,
     env: { ...process.env, ...options.env },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   });
@@ -69,13 +74,17 @@ export const startDarkbloom = (args: readonly string[], options: ProcessOptions 
     exited,
     kill: (signal) => child.kill(signal),
     async event(name, deadlineMs = EVENT_DEADLINE_MS) {
+      const [found] = await this.events(name, 1, deadlineMs);
+      return found ?? {};
+    },
+    async events(name, count, deadlineMs = EVENT_DEADLINE_MS) {
       return waitFor(
-        `event ${name} of darkbloom ${args[0]}`,
+        `event ${name} of darkbloom ${args[0]}, ${count} times`,
         () => {
-          const found = lines.find((line) => line["event"] === name);
-          if (found === undefined && ended)
-            throw new Error(`darkbloom ${args.join(" ")} ended before "${name}":\n${text.out}\n${text.err}`);
-          return found;
+          const found = lines.filter((line) => line["event"] === name);
+          if (found.length >= count) return found;
+          if (ended) throw new Error(`darkbloom ${args.join(" ")} ended before "${name}":\n${text.out}\n${text.err}`);
+          return null;
         },
         deadlineMs,
       );
