@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { join, relative } from "node:path";
 import { runDarkbloom } from "../support/darkbloom-process.ts";
+import { tempDir } from "../support/temp-dir.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const RUNS = 9;
@@ -17,7 +18,10 @@ const modulesLoadedFor = async (args: readonly string[]): Promise<readonly strin
     await main(deps, ${JSON.stringify(args)});
     process.stdout.write(JSON.stringify(Object.keys(require.cache)));
     process.exit(0);`;
-  const child = Bun.spawn([process.execPath, "-e", script], { stdout: "pipe", stderr: "inherit", cwd: ROOT });
+  await using dir = await tempDir();
+  const path = join(dir.path, "list-modules.ts");
+  await Bun.write(path, script);
+  const child = Bun.spawn([process.execPath, path], { stdout: "pipe", stderr: "inherit" });
   const loaded = JSON.parse(await new Response(child.stdout).text()) as string[];
   return loaded.filter((path) => path.startsWith(ROOT)).map((path) => relative(ROOT, path));
 };
@@ -36,7 +40,7 @@ describe("--version", () => {
   test("loads the program's frame and the core, nothing else", async () => {
     const loaded = await modulesLoadedFor(["--version"]);
     expect(loaded).toContain("cmd/index.ts");
-    const own = /^(bin\/darkbloom\.ts|cmd\/(index|_world|_deps)\.ts|src\/core\/[^/]+\.ts|package\.json|\[eval\])$/;
+    const own = /^(bin\/darkbloom\.ts|cmd\/(index|_world|_deps)\.ts|src\/core\/[^/]+\.ts|package\.json)$/;
     expect(loaded.filter((path) => !own.test(path))).toEqual([]);
   }, 30_000);
 
