@@ -8,6 +8,7 @@ import { loadConfig, type Config } from "../src/core/config.ts";
 import { Fault } from "../src/core/fault.ts";
 import { createLog, type Log } from "../src/core/log.ts";
 import { formatBytes } from "../src/core/units.ts";
+import { defaultContextTokens } from "../src/engine/worker-protocol.ts";
 import { checkGguf } from "../src/models/gguf-check.ts";
 import { describeGguf } from "../src/models/gguf-describe.ts";
 import { memoryFit } from "../src/models/memory.ts";
@@ -41,7 +42,6 @@ const MINUTE_MS = 60_000;
 const NATIVE_DEADLINE_MS = 10 * MINUTE_MS;
 /** Older than this, a running provider would have written its state again. */
 const STATE_FRESH_MS = 30 * SECOND_MS;
-const CONTEXT_TOKENS_DEFAULT = 8192;
 
 const age = (ms: number): string =>
   ms < 2 * MINUTE_MS ? `${Math.round(ms / SECOND_MS)} s ago` : `${Math.round(ms / MINUTE_MS)} min ago`;
@@ -83,7 +83,7 @@ const checkMemory = async ({ deps, config, log }: DoctorDeps): Promise<CheckResu
   const trained = describeGguf(header).contextTokens;
   const machine = await wireMachine(deps.clock, log);
   const { memoryAvailableBytes: availableBytes } = await machine.readMetrics();
-  const contextTokens = config.provider.contextTokens ?? Math.min(trained, CONTEXT_TOKENS_DEFAULT);
+  const contextTokens = config.provider.contextTokens ?? defaultContextTokens(trained);
   const fit = memoryFit({ header, contextTokens, rows: config.provider.rows, availableBytes });
   const detail = `needs ${formatBytes(fit.totalBytes)} (weights ${formatBytes(fit.weightsBytes)}, cache ${formatBytes(fit.kvBytes)} for ${config.provider.rows} × ${contextTokens} tokens), ${formatBytes(availableBytes)} free`;
   if (fit.fits) return pass(detail);

@@ -5,10 +5,11 @@ import { Fault } from "../core/fault.ts";
 import type { SelfCommand } from "../core/spawn-self.ts";
 import { formatBytes } from "../core/units.ts";
 import { checkGguf } from "../models/gguf-check.ts";
-import { describeGguf, type GgufDescription } from "../models/gguf-describe.ts";
+import { describeGguf } from "../models/gguf-describe.ts";
+import { memoryFit } from "../models/memory.ts";
 import type { Engine } from "./engine.ts";
 import { type LlamaEngineOptions, openLlamaEngine } from "./llama-engine.ts";
-import { CONTEXT_TOKENS_DEFAULT } from "./worker-protocol.ts";
+import { defaultContextTokens } from "./worker-protocol.ts";
 
 export interface LoadModelOptions extends LlamaEngineOptions {
   readonly location: NativeLocation;
@@ -20,20 +21,6 @@ export interface LoadModelOptions extends LlamaEngineOptions {
   readonly onStep?: (step: string) => void;
 }
 
-/** Caches hold 16-bit numbers. */
-const CACHE_VALUE_BYTES = 2;
-
-/** Weights and attention cache; compute buffers, a few percent more, are left to the load itself. */
-export const weightsAndCacheBytes = (
-  model: GgufDescription,
-  sizes: Pick<LlamaEngineOptions, "contextTokens" | "rows">,
-): number => {
-  const trained = model.contextTokens > 0 ? model.contextTokens : CONTEXT_TOKENS_DEFAULT;
-  const cells = (sizes.contextTokens ?? Math.min(trained, CONTEXT_TOKENS_DEFAULT)) * sizes.rows;
-  const heads = model.headsKv.reduce((sum, count) => sum + count, 0);
-  return model.weightsBytes + cells * heads * (model.keyLength + model.valueLength) * CACHE_VALUE_BYTES;
-};
-
 /**
  * Throws `file_missing`, `model_invalid` (damaged, of another kind, or one that crashes the library) and `memory_short`
  * besides what `openLlamaEngine` throws.
@@ -41,13 +28,19 @@ export const weightsAndCacheBytes = (
 export const loadModel = async (options: LoadModelOptions): Promise<Engine> => {
   const { location, modelPath, availableBytes, self, cacheDir, gpuLayers, onStep } = options;
   onStep?.("checking the model file");
-  const model = describeGguf(await checkGguf(modelPath));
-  const neededBytes = weightsAndCacheBytes(model, options);
-  if (availableBytes !== null && neededBytes > availableBytes)
+  const header = await checkGguf(modelPath);
+  const contextTokens = options.contextTokens ?? defaultContextTokens(describeGguf(header).contextTokens);
+  const fit = availableBytes === null ? null : memoryFit({ header, contextTokens, rows: options.rows, availableBytes });
+  if (fit !== null && !fit.fits)
     throw new Fault(
       "memory_short",
-      `the model needs ${formatBytes(neededBytes)} of memory, ${formatBytes(availableBytes)} are free`,
-      { hint: "use a smaller --ctx or --parallel, a smaller model, or close other programs" },
+      `the model needs ${formatBytes(fit.totalBytes)} of memory, ${formatBytes(fit.availableBytes)} are free`,
+      {
+        hint:
+          fit.contextTokensMax > 0
+            ? `add --ctx ${fit.contextTokensMax}, or use a smaller --parallel, or close other programs`
+            : "use a smaller model or quantization, or close other programs",
+      },
     );
   await tryModelInChild(location, modelPath, {
     self,

@@ -9,7 +9,7 @@ import { Fault } from "../core/fault.ts";
 import { FILE_TYPES } from "../models/gguf-types.ts";
 import type { EngineModel, Json } from "./engine.ts";
 import { PieceTexts } from "./piece-texts.ts";
-import { CONTEXT_TOKENS_DEFAULT, type OpenSpec, type PromptRequest } from "./worker-protocol.ts";
+import { defaultContextTokens, type OpenSpec, type PromptRequest } from "./worker-protocol.ts";
 
 /** One step is one micro batch: larger steps would gain little and hold up a cancel or a new request. */
 const BATCH_TOKENS = 512;
@@ -100,10 +100,8 @@ export const exceedsContext = (model: Pick<EngineModel, "contextTokens">): Fault
     param: "messages",
   });
 
-const rowContext = (spec: OpenSpec, model: Model): number => {
-  const trained = model.contextTrainTokens > 0 ? model.contextTrainTokens : CONTEXT_TOKENS_DEFAULT;
-  return spec.contextTokens ?? Math.min(trained, CONTEXT_TOKENS_DEFAULT);
-};
+const rowContext = (spec: OpenSpec, model: Model): number =>
+  spec.contextTokens ?? defaultContextTokens(model.contextTrainTokens);
 
 /** Cells for every row's whole context: an accepted request never fails for want of cache. */
 const openContext = (model: Model, spec: OpenSpec, contextTokens: number): Context => {
@@ -118,7 +116,9 @@ const openContext = (model: Model, spec: OpenSpec, contextTokens: number): Conte
     microBatchTokens: batchTokens,
     threads: spec.threads,
     threadsBatch: spec.threads,
-    kvUnified: true,
+    // A cache stream of its own per row: no row computes over another's cells, so its logits are those it has alone, to
+    // the last bit (one shared stream moved them by up to 0.22), and decoding is faster.
+    kvUnified: false,
   });
 };
 

@@ -6,7 +6,11 @@ import type { LogFields, LogLevel } from "../core/log.ts";
 import type { EngineModel, EngineStats, GenerateRequest } from "./engine.ts";
 
 /** Context per row when nobody asks for another; less when the model was trained for less. */
-export const CONTEXT_TOKENS_DEFAULT = 8192;
+const CONTEXT_TOKENS_DEFAULT = 8192;
+
+/** Tokens per request when none are asked for: what the model was trained for (0 = unknown), up to the default. */
+export const defaultContextTokens = (trainedTokens: number): number =>
+  trainedTokens > 0 ? Math.min(trainedTokens, CONTEXT_TOKENS_DEFAULT) : CONTEXT_TOKENS_DEFAULT;
 
 export interface OpenSpec {
   readonly location: NativeLocation;

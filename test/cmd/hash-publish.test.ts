@@ -26,7 +26,11 @@ const run = async (...argv: string[]) => {
     isTty: false,
     environment: {},
     version: "0.0.0",
-    signals: { stopping: new AbortController().signal, untilStop: () => Promise.withResolvers<"SIGINT">().promise },
+    signals: {
+      stopping: new AbortController().signal,
+      untilStop: () => Promise.withResolvers<"SIGINT">().promise,
+      takeOver: () => undefined,
+    },
   };
   return { exit: await main(deps, argv), ...out };
 };

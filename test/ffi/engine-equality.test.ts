@@ -3,7 +3,6 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { ChatTemplates } from "../../ffi/chat.ts";
 import { Model } from "../../ffi/model.ts";
 import { openNative } from "../../ffi/native.ts";
-import type { CompletionOutput, CompletionStream } from "../../src/core/completion.ts";
 import type { Engine, GenerateRequest } from "../../src/engine/engine.ts";
 import { chat, collect, type Collected, run } from "../support/collect.ts";
 import { DEMO_MODEL_FILE, engineNative, openDemoEngine } from "../support/demo-engine.ts";
@@ -70,27 +69,13 @@ const certainText = (model: Model, solo: SoloRun): string => {
   return new TextDecoder().decode(bytes, { stream: true }); // a character cut by the end is left out
 };
 
-/** Each stream starts when the one before it speaks: prompts in one step of 64 tokens and more round differently (see largestDifference). */
-const startInTurn = async (texts: readonly string[]): Promise<Promise<Collected>[]> => {
-  const running: Promise<Collected>[] = [];
-  for (const text of texts) {
-    const speaks = Promise.withResolvers<void>();
-    const stream = engine.generate(
-      chat(text, { ignoreEos: true, tokensMax: STREAM_TOKENS }),
-      new AbortController().signal,
-    );
-    running.push(collect(watched(stream, speaks.resolve)));
-    await speaks.promise;
-  }
-  return running;
-};
-
-const watched = async function* (stream: CompletionStream, onEvents: () => void): AsyncGenerator<CompletionOutput> {
-  for await (const output of stream) {
-    if (output.type === "events") onEvents();
-    yield output;
-  }
-};
+/** All in one step, so that their prompts share a batch. */
+const startTogether = (texts: readonly string[]): Promise<Collected[]> =>
+  Promise.all(
+    texts.map((text) =>
+      collect(engine.generate(chat(text, { ignoreEos: true, tokensMax: STREAM_TOKENS }), new AbortController().signal)),
+    ),
+  );
 
 test("8 streams of 128 tokens equal their solo runs up to the first close choice, and their logits stay close", async () => {
   using model = Model.open(openNative(await engineNative()), DEMO_MODEL_FILE);
@@ -99,7 +84,7 @@ test("8 streams of 128 tokens equal their solo runs up to the first close choice
     model.tokenize(templates.apply({ messages: chat(text).messages }).prompt, { special: true }),
   );
   const alone = prompts.map((prompt) => runAlone(model, prompt, STREAM_TOKENS));
-  const together = await Promise.all(await startInTurn(STREAMS));
+  const together = await startTogether(STREAMS);
   for (const [index, answer] of together.entries()) {
     const solo = alone[index];
     if (solo === undefined) throw new Error("a stream without its solo run");

@@ -4,9 +4,7 @@ import { join } from "node:path";
 import { systemClock } from "../../src/core/clock.ts";
 import { Fault } from "../../src/core/fault.ts";
 import { selfCommand } from "../../src/core/spawn-self.ts";
-import { loadModel, type LoadModelOptions, weightsAndCacheBytes } from "../../src/engine/load-model.ts";
-import { checkGguf } from "../../src/models/gguf-check.ts";
-import { describeGguf } from "../../src/models/gguf-describe.ts";
+import { loadModel, type LoadModelOptions } from "../../src/engine/load-model.ts";
 import { chat, run } from "../support/collect.ts";
 import { DEMO_MODEL_FILE, engineNative } from "../support/demo-engine.ts";
 import { SILENT } from "../support/native.ts";
@@ -54,11 +52,4 @@ test("a missing file, a damaged file and too little memory are told apart, befor
   expect(await codeFor({ modelPath: join(dir.path, "none.gguf") })).toBe("file_missing");
   expect(await codeFor({ modelPath: cut })).toBe("model_invalid");
   expect(await codeFor({ availableBytes: 4_000_000 })).toBe("memory_short");
-});
-
-test("memory is weights plus 16-bit keys and values of every cell", async () => {
-  const model = describeGguf(await checkGguf(DEMO_MODEL_FILE));
-  const cache = 4 * 2 * (64 + 64) * 2 * 512 * 2; // layers, heads, lengths, bytes, cells of a row, rows
-  expect(weightsAndCacheBytes(model, { contextTokens: 512, rows: 2 })).toBe(model.weightsBytes + cache);
-  expect(weightsAndCacheBytes(model, { contextTokens: null, rows: 1 })).toBe(model.weightsBytes + cache * 2); // 2048 trained
 });

@@ -3,6 +3,11 @@ import { Batch, StepRows } from "../../ffi/batch.ts";
 import { Context } from "../../ffi/context.ts";
 import type { Model } from "../../ffi/model.ts";
 
+/** Below this distance of the best two logits, another batch size may choose the other one. */
+const MARGIN_MIN = 0.05;
+/** Most that a logit may differ when the same tokens are computed beside others. */
+export const LOGIT_DIFFERENCE_MAX = 0.05;
+
 export interface SoloRun {
   readonly tokens: readonly number[];
   /** Before each token: what the model said about it. */
@@ -19,6 +24,7 @@ const openContext = (model: Model, sequences: number): Context =>
     microBatchTokens: 512,
     threads: 1,
     threadsBatch: 1,
+    kvUnified: false,
   });
 
 const noRows = (): StepRows => new StepRows(1);
@@ -55,25 +61,19 @@ export const runAlone = (model: Model, prompt: Int32Array, count: number): SoloR
   return run;
 };
 
-/**
- * Largest difference of a logit when the same tokens are computed side by side, one token of every sequence a step. Prompts
- * come one after another: from 64 tokens in one batch on, llama.cpp's attention on a CPU is another kernel with other rounding.
- */
+/** Largest difference of a logit when the same tokens are computed side by side: all prompts in one batch, then one token of every sequence a step. */
 export const largestDifference = (model: Model, prompts: readonly Int32Array[], runs: readonly SoloRun[]): number => {
   using context = openContext(model, prompts.length);
   const batch = new Batch(context.batchTokens);
-  const firstLogits: Float32Array[] = [];
-  for (const [sequence, prompt] of prompts.entries()) {
-    batch.clear();
+  const lastOfPrompt: number[] = [];
+  for (const [sequence, prompt] of prompts.entries())
     for (const [position, token] of prompt.entries())
-      batch.add(token, position, sequence, position === prompt.length - 1);
-    context.step(batch, noRows(), noTokens);
-    firstLogits.push(context.logits(prompt.length - 1));
-  }
+      lastOfPrompt[sequence] = batch.add(token, position, sequence, position === prompt.length - 1);
+  context.step(batch, noRows(), noTokens);
   let largest = 0;
   const steps = Math.min(...runs.map((run) => run.tokens.length));
   for (let step = 0; step < steps; step += 1) {
-    const logits = step === 0 ? firstLogits : prompts.map((_, sequence) => context.logits(sequence));
+    const logits = prompts.map((_, sequence) => context.logits(step === 0 ? (lastOfPrompt[sequence] ?? 0) : sequence));
     batch.clear();
     for (const [sequence, run] of runs.entries()) {
       largest = Math.max(largest, difference(logits[sequence], run.logits[step]));
@@ -90,4 +90,12 @@ const difference = (one: Float32Array | undefined, other: Float32Array | undefin
   let largest = 0;
   for (const [index, value] of one.entries()) largest = Math.max(largest, Math.abs(value - (other[index] ?? Infinity)));
   return largest;
+};
+
+/** Text of the tokens that no rounding may change. */
+export const certainText = (model: Model, solo: SoloRun): string => {
+  const unsure = solo.margins.findIndex((margin) => margin < MARGIN_MIN);
+  const certain = solo.tokens.slice(0, unsure === -1 ? undefined : unsure);
+  const bytes = Buffer.concat(certain.map((token) => model.piece(token)));
+  return new TextDecoder().decode(bytes, { stream: true }); // a character cut by the end is left out
 };
