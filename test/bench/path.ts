@@ -98,10 +98,11 @@ const admin = async (...args: string[]): Promise<Record<string, string>> => {
 };
 const { key } = await admin("keys", "create", "--name", "bench");
 const { token } = await admin("join-token", "create");
-await using provider = startDarkbloom([
-  ...["start", "--coordinator-url", providerUrl ?? "", "--join", token ?? "", "--data-dir", `${home.path}/p`],
-  ...common,
-]);
+await using provider = startDarkbloom(
+  ["start", "--coordinator-url", providerUrl ?? "", "--join", token ?? "", "--data-dir", `${home.path}/p`].concat(
+    common,
+  ),
+);
 const listening = (await local.event("listening")) as Record<string, string>;
 await Promise.all([local.event("serving"), provider.event("serving")]);
 
