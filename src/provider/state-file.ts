@@ -31,8 +31,6 @@ const trustSchema = z.object({
   /** When the coordinator told us. */
   at: z.iso.datetime(),
 });
-/** The coordinator's last verdict on this provider. */
-export type StoredTrust = z.infer<typeof trustSchema>;
 
 const errorSchema = z.object({
   code: z.string(),

@@ -117,6 +117,18 @@ describe("the openai package", () => {
     await waitFor("the row to be freed", () => engine.stats().rowsRunning === 0 && endpoint.running === 0);
   });
 
+  test("an abort before the first content frees the row, streaming or not", async () => {
+    const { client, engine, endpoint } = await startLocal({ script: () => ({ events: [], delayFirstMs: 60_000 }) });
+    for (const stream of [false, true]) {
+      const stop = new AbortController();
+      const answer = client.chat.completions.create({ ...ask("quiet"), stream }, { signal: stop.signal });
+      answer.catch(() => undefined);
+      await waitFor("the row", () => engine.stats().rowsRunning === 1);
+      stop.abort();
+      await waitFor("the row to be freed", () => engine.stats().rowsRunning === 0 && endpoint.running === 0);
+    }
+  });
+
   test("gets typed errors before the first content", async () => {
     const { client } = await startLocal();
     const thrown = await client.chat.completions
@@ -232,6 +244,19 @@ describe("answers", () => {
     expect((await request("/health")).headers.get("x-request-id")).toMatch(/^[0-9a-v]{12}$/);
   });
 });
+
+test("a silence longer than the server's own idle limit of 10 s survives, streaming or not", async () => {
+  const { request } = await startLocal({
+    script: () => ({ events: [{ type: "text", text: "late" }], delayFirstMs: 12_000 }),
+  });
+  const answers = await Promise.all(
+    [false, true].map(async (stream) => {
+      const response = await request("/v1/chat/completions", post(JSON.stringify({ ...ask("x"), stream })));
+      return response.text();
+    }),
+  );
+  for (const answer of answers) expect(answer).toContain("late");
+}, 30_000);
 
 describe("clients that misbehave", () => {
   test("broken bodies are refused without a quote of them", async () => {

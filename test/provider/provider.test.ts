@@ -465,7 +465,7 @@ describe("losses", () => {
 
 describe("ends", () => {
   test("a drain refuses new work, lets running work end, waits for the ack", async () => {
-    const { connection, provider, dir } = await startServing({
+    const { connection, engine, provider, dir } = await startServing({
       engine: {
         script: () => ({
           events: [
@@ -477,11 +477,19 @@ describe("ends", () => {
       },
     });
     const running = await connection.run(chat("x"));
+    const halfHere = await connection.seal(chat("between the two checks"));
+    connection.send(halfHere.request);
     await waitFor("output", () => running.events.length > 0);
     const stopped = provider.stop({ graceMs: 5_000 });
     const { drain_id } = await connection.wait("provider_drain");
-    const refused = await run(connection, chat("late"));
-    expect(refused.errors[0]).toMatchObject({ failure_code: "capacity", reason: "draining", status: 503 });
+    const refused = { failure_code: "capacity", reason: "draining", status: 503 };
+    for (const frame of halfHere.requestFrames) connection.sendRaw(frame);
+    expect((await halfHere.end()).errors[0]).toMatchObject(refused);
+    // Refused by its first message already: nothing of the prompt is needed for that.
+    const late = await connection.seal(chat("late"));
+    connection.send(late.request);
+    expect((await late.end()).errors[0]).toMatchObject(refused);
+    expect(engine.requests.length).toBe(1);
     await running.end();
     expect(running.text).toBe("ab");
     expect(running.terminals.length).toBe(1);
