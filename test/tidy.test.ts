@@ -1,6 +1,6 @@
 /** The rules of the tree as a test: who may import whom, who owns a package, what is banned where, how long a file may be. */
 import { describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { Glob } from "bun";
 
@@ -149,6 +149,18 @@ describe("tidy", () => {
     const folders = readdirSync(ROOT, { withFileTypes: true }).filter((entry) => entry.isDirectory());
     const strange = folders.map((entry) => entry.name).filter((name) => !name.startsWith(".") && !allowed.has(name));
     expect(strange).toEqual([]);
+  });
+
+  test("every path that the documents name exists", () => {
+    const named = ["ARCHITECTURE.md", "AGENTS.md", "README.md"].flatMap((page) =>
+      [
+        ...readFileSync(path.join(ROOT, page), "utf8").matchAll(
+          /`((?:bin|cmd|src|ffi|test|assets|\.ci|\.github)\/[\w./-]*)`/g,
+        ),
+      ].map(([, name = ""]) => ({ page, name })),
+    );
+    expect(named.length).toBeGreaterThan(20);
+    expect(named.filter(({ name }) => !existsSync(path.join(ROOT, name)))).toEqual([]);
   });
 
   test("the lockfile carries no download addresses", () => {
