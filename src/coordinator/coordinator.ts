@@ -138,6 +138,8 @@ const urlsOf = (server: Server<SocketData>, options: CoordinatorOptions): { url:
 /** Throws `config_invalid` for an unsafe or impossible bind, `address_in_use`, `already_running`. */
 export const startCoordinator = async (deps: CoordinatorDeps, options: CoordinatorOptions): Promise<Coordinator> => {
   checkBind(options);
+  if (!isLoopback(options.host) && options.tlsCert === null)
+    deps.log.warn("listening_without_tls", { host: options.host });
   const parts = assemble(deps, options);
   let server: Server<SocketData>;
   try {

@@ -1,6 +1,6 @@
 /** Chat through real sockets: the plain road, streaming and whole. */
 import { describe, expect, test } from "bun:test";
-import { contentOf, readSse, startHarness } from "./harness.ts";
+import { contentOf, readSse, startHarness, waitForLine } from "./harness.ts";
 
 describe("chat", () => {
   test("streams an answer from a provider, sealed on the way, and names who served it", async () => {
@@ -60,5 +60,31 @@ describe("chat", () => {
       ],
       usage: { prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 },
     });
+  });
+
+  test("neither prompt nor completion is logged or stored, in success, failure and refusal", async () => {
+    await using harness = await startHarness();
+    const canary = "xyzzy-canary-7321";
+    const messages = [{ role: "user", content: canary }];
+    const provider = await harness.provider();
+    provider.onRequest = (job) => {
+      job.text(`${canary} answered`);
+      job.finish();
+    };
+    expect(await (await harness.chat({ messages })).text()).toContain(canary);
+    provider.onRequest = (job) => {
+      job.text(canary);
+      job.events([{ type: "text", text: canary.repeat(3) }]);
+      job.fail({ failure_code: "generation_failure", status: 500 });
+    };
+    expect(await (await harness.chat({ messages, stream: true })).text()).toContain("provider_error");
+    for (const wrong of [{ messages, n: 2 }, { messages, temperature: canary }, { messages: canary }])
+      expect(await (await harness.chat(wrong)).text()).not.toContain(canary);
+    provider.sendText(`{"type":"heartbeat","seq":"${canary}"}`);
+    await waitForLine(harness, "provider_disconnected");
+    expect(harness.lines.length).toBeGreaterThan(8);
+    expect(harness.lines.join("\n")).not.toContain(canary);
+    for (const file of ["coordinator.db", "coordinator.db-wal"])
+      expect(await Bun.file(`${harness.dataDir}/${file}`).text()).not.toContain(canary);
   });
 });

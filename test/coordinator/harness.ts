@@ -23,8 +23,8 @@ export interface Harness extends AsyncDisposable {
   readonly lines: string[];
   provider(options?: Partial<ScriptedOptions>): Promise<ScriptedProvider>;
   /** POST /v1/chat/completions */
-  chat(body?: Record<string, unknown>, init?: RequestInit): Promise<Response>;
-  get(path: string, init?: RequestInit): Promise<Response>;
+  chat(body?: Record<string, unknown>, init?: BunFetchRequestInit): Promise<Response>;
+  get(path: string, init?: BunFetchRequestInit): Promise<Response>;
 }
 
 export const CHAT = { model: "test-model", messages: [{ role: "user", content: "Hi" }] };

@@ -10,6 +10,7 @@ import { systemClock } from "../../src/core/clock.ts";
 import { Fault } from "../../src/core/fault.ts";
 import { createIds, systemRandom } from "../../src/core/ids.ts";
 import { createLog } from "../../src/core/log.ts";
+import { TEST_TLS_CERT, TEST_TLS_KEY } from "../fixtures/tls.ts";
 import { residentBytes } from "../support/fuzz.ts";
 import { faultOf } from "../support/fault-of.ts";
 import { scriptedModel, scriptedSigner } from "../support/scripted-provider.ts";
@@ -223,7 +224,7 @@ describe("http", () => {
     expect((await readSse(running)).data.at(-1)).toBe("[DONE]");
     await drained;
     await waitFor("the provider to be disconnected", () => provider.closed !== null);
-    await expect(harness.get("/health")).rejects.toThrow();
+    expect(await harness.get("/health").catch(() => "refused")).toBe("refused");
     expect(faultOf(() => harness.store.keys.list()).code).toBe("store_failed");
   });
 
@@ -266,6 +267,25 @@ describe("binds", () => {
   test("a certificate needs its key, and both must be usable", async () => {
     expect((await start({ tlsCert: "x" })).code).toBe("config_invalid");
     expect((await start({ tlsCert: "x", tlsKey: "y" })).code).toBe("config_invalid");
+  });
+
+  test("with TLS consumers and providers are served over it, and plain HTTP is not", async () => {
+    await using harness = await startHarness({ tlsCert: TEST_TLS_CERT, tlsKey: TEST_TLS_KEY });
+    const { url, providerUrl } = harness.coordinator;
+    expect(url).toStartWith("https://");
+    expect(providerUrl).toStartWith("wss://");
+    const provider = await harness.provider({ ca: TEST_TLS_CERT });
+    expect(provider.trust?.status).toBe("online");
+    const response = await harness.chat(
+      {},
+      {
+        headers: { authorization: `Bearer ${harness.key}` },
+        tls: { ca: TEST_TLS_CERT },
+      },
+    );
+    expect(response.status).toBe(200);
+    const plain = fetch(`${url.replace("https", "http")}/health`).then(({ status }) => status);
+    expect(await plain.catch(() => "refused")).not.toBe(200);
   });
 
   test("a port in use is a clear fault", async () => {

@@ -110,6 +110,8 @@ export interface ScriptedOptions {
   /** False: says nothing until told. */
   readonly register?: boolean;
   readonly answerChallenges?: boolean;
+  /** PEM certificate to trust, for `wss`. */
+  readonly ca?: string;
   /** Slots of the first heartbeat; without one no heartbeat is sent. */
   readonly concurrency?: number;
 }
@@ -157,6 +159,7 @@ export class ScriptedProvider implements AsyncDisposable {
     this.onRequest = options.onRequest ?? helloWorld;
     this.#socket = new WebSocket(options.url, SUBPROTOCOL, {
       perMessageDeflate: false,
+      ...(options.ca === undefined ? {} : { ca: options.ca }),
       headers: options.token === undefined ? {} : { authorization: `Bearer ${options.token}` },
     });
     this.#socket.on("message", (data: Buffer, isBinary: boolean) => this.#receive(data, isBinary));
