@@ -5,7 +5,6 @@ import { join } from "node:path";
 import { Command } from "commander";
 import type { NativeLocation } from "../ffi/location.ts";
 import type { Coordinator } from "../src/coordinator/coordinator.ts";
-import { sleep } from "../src/core/clock.ts";
 import { loadConfig, type Config } from "../src/core/config.ts";
 import { Fault } from "../src/core/fault.ts";
 import { createLog, type Log } from "../src/core/log.ts";
@@ -130,9 +129,10 @@ const summaryText = (result: ReturnType<typeof toResult>): string =>
     `  served by ${result.provider_id}, trust level ${result.trust_level}`,
   ].join("\n");
 
-const keepServing = async (deps: CommandDeps, network: Network): Promise<void> => {
+const keepServing = async (deps: CommandDeps, network: Network, json: boolean): Promise<void> => {
   const target = { url: network.coordinator.url, key: network.key, model: DEMO_MODEL_ID };
-  deps.stdout(
+  const listening = { event: "listening", url: target.url, api_key: target.key, model: target.model };
+  emit(deps, json, listening, () =>
     [
       "",
       "It keeps serving. Ask it from another terminal:",
@@ -145,14 +145,14 @@ const keepServing = async (deps: CommandDeps, network: Network): Promise<void> =
       "",
       `Your own model: ${programName()} start --local --model <file.gguf>`,
       "Ctrl-C stops it.",
-      "",
     ].join("\n"),
   );
   const ended = network.provider.ended.then(({ fault }) => Promise.reject(fault));
   await Promise.race([deps.signals.untilStop(), ended]);
+  emit(deps, json, { event: "stopped" }, () => "stopped");
 };
 
-const runDemo = async (deps: CommandDeps, flags: DemoFlags, config: Config): Promise<void> => {
+const runDemo = async (deps: CommandDeps, flags: DemoFlags, config: Config, onAnswered: () => void): Promise<void> => {
   const json = flags.json ?? false;
   const level = config.common.logLevel === "info" ? "warn" : config.common.logLevel;
   const log = createLog({ clock: deps.clock, level, format: json ? "json" : "text", write: deps.stderr });
@@ -169,31 +169,29 @@ const runDemo = async (deps: CommandDeps, flags: DemoFlags, config: Config): Pro
     onText: (text) => (json ? undefined : deps.stdout(text)),
     signal: deps.signals.stopping,
   });
+  onAnswered();
   const result = toResult(answer, network.provider);
   emit(deps, json, result, () => summaryText(result));
-  if (flags.once !== true) await keepServing(deps, network);
+  if (flags.once !== true) await keepServing(deps, network, json);
 };
 
 const demo = async (deps: CommandDeps, flags: DemoFlags): Promise<void> => {
   const config = await demoConfig(deps, flags.port);
-  const finished = new AbortController();
-  const late = sleep(deps.clock, START_DEADLINE_MS, finished.signal).then(
-    () => {
-      throw new Fault("timeout", "the demo did not start in time", { hint: `run: ${programName()} doctor` });
-    },
-    () => undefined,
-  );
-  const stopped = new Promise<never>((_, reject) => {
-    deps.signals.stopping.addEventListener("abort", () => reject(deps.signals.stopping.reason as Error), {
-      once: true,
-    });
-  });
-  const running = runDemo(deps, flags, config);
+  const { stopping } = deps.signals;
+  const { promise: cutShort, reject } = Promise.withResolvers<never>();
+  const interrupt = (): void => reject(stopping.reason as Error);
+  stopping.addEventListener("abort", interrupt);
+  const late = new Fault("timeout", "the demo did not start in time", { hint: `run: ${programName()} doctor` });
+  const timer = deps.clock.after(START_DEADLINE_MS, () => reject(late));
+  // From the answer on there is no deadline, and a signal ends it normally.
+  const onAnswered = (): void => {
+    timer.cancel();
+    stopping.removeEventListener("abort", interrupt);
+  };
   try {
-    // While it keeps serving, a signal ends it normally; before that, it interrupts.
-    await (flags.once === true ? Promise.race([running, late, stopped]) : running);
+    await Promise.race([runDemo(deps, flags, config, onAnswered), cutShort]);
   } finally {
-    finished.abort();
+    onAnswered();
     await rm(config.dataDir, { recursive: true, force: true });
   }
 };

@@ -6,7 +6,7 @@ import { loadConfig, type Config } from "../src/core/config.ts";
 import { Fault } from "../src/core/fault.ts";
 import { toCliText } from "../src/core/fault-render.ts";
 import type { Log } from "../src/core/log.ts";
-import type { ProviderEnd, ProviderEvents } from "../src/provider/lifecycle.ts";
+import { leaveFolder, type ProviderEnd, type ProviderEvents } from "../src/provider/lifecycle.ts";
 import { startLocalProvider } from "../src/provider/local-provider.ts";
 import { startProvider } from "../src/provider/provider.ts";
 import { providerIdOf } from "../src/trust/provider-id.ts";
@@ -195,6 +195,7 @@ const serve = async (deps: CommandDeps, flags: StartFlags): Promise<void> => {
   // A signal during a long load must not wait for it: the process ends, and with it the load.
   const provider = await Promise.race([starting, stopped.then(() => null)]);
   const end = provider === null ? null : await Promise.race([stopped.then(() => null), provider.ended]);
+  if (provider === null) leaveFolder(deps.clock, config.dataDir);
   await provider?.stop({ graceMs: end === null ? config.provider.stopMs : 0 });
   if (end !== null) {
     wiring.log.error("provider_ended", { fault: end.fault.code, message: end.fault.message });

@@ -101,6 +101,11 @@ const heldLock = (path: string, own: string): Disposable => ({
   },
 });
 
+/** Gives the folder back from outside, where the holder itself cannot be reached; another process's lock stays. */
+export const releaseOwnLock = (dataDir: string): void => {
+  if (readLockPid(dataDir) === process.pid) rmSync(lockPath(dataDir), { force: true });
+};
+
 /** What the lock file names, whether or not that process still runs. */
 export const readLockPid = (dataDir: string): number | null => {
   const text = readPrivateFile(lockPath(dataDir));

@@ -4,9 +4,10 @@ import { Fault, toFault } from "../core/fault.ts";
 import type { Random } from "../core/ids.ts";
 import type { Log } from "../core/log.ts";
 import type { Engine } from "../engine/engine.ts";
-import { acquireLock, systemProcesses, type ProcessProbe } from "./instance-lock.ts";
+import { acquireLock, releaseOwnLock, systemProcesses, type ProcessProbe } from "./instance-lock.ts";
+import { removeLocalRecord } from "./local-record.ts";
 import { Slots, type EngineEnd } from "./slots.ts";
-import { openStateWriter, type ProviderPhase, type StateStart, type StateWriter } from "./state-file.ts";
+import { markStopped, openStateWriter, type ProviderPhase, type StateStart, type StateWriter } from "./state-file.ts";
 
 /** The phases of the contract for scripts; others are only in the state file. */
 export type StartPhase = "hashing" | "loading" | "connecting";
@@ -150,3 +151,13 @@ export class Lifecycle implements AsyncDisposable {
     this.#deps.clock.after(LAST_WORDS_MS, () => this.#resolveEnded({ exitCode: EXIT_ENGINE_LOST, fault }));
   }
 }
+
+/**
+ * Leaves the folder of a start that is cut off as a stop would: a native load cannot be interrupted, so it ends with the
+ * process, which must end right after this. Faults: `io_failed`.
+ */
+export const leaveFolder = (clock: Pick<Clock, "nowMs">, dataDir: string): void => {
+  removeLocalRecord(dataDir, process.pid);
+  markStopped(clock, dataDir);
+  releaseOwnLock(dataDir);
+};

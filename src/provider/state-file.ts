@@ -143,6 +143,15 @@ export const readState = (from: { readonly dataDir: string; readonly nowMs: numb
   return { state: parsed.data, ageMs: Math.max(0, from.nowMs - Date.parse(parsed.data.updated_at)) };
 };
 
+/** The last word of a process whose writer cannot be reached any more; another process's state stays. */
+export const markStopped = (clock: Pick<Clock, "nowMs">, dataDir: string): void => {
+  const state = readState({ dataDir, nowMs: clock.nowMs() })?.state;
+  if (state?.pid !== process.pid) return;
+  const stopped = { phase: "stopped", models: [], requests_running: 0, local_url: null } as const;
+  const updated_at = new Date(clock.nowMs()).toISOString();
+  writePrivateFile(statePath(dataDir), `${JSON.stringify({ ...state, ...stopped, updated_at }, null, 2)}\n`);
+};
+
 const jsonOrNull = (text: string): unknown => {
   try {
     return JSON.parse(text);

@@ -1,4 +1,5 @@
 /** A coordinator and providers as processes of their own, each run the way an owner runs it, with a deadline on every wait. */
+import { streamChat, type StreamRequest, type StreamResult } from "./chat-stream.ts";
 import { DEMO_MODEL } from "./native.ts";
 import { runDarkbloom, startDarkbloom, type DarkbloomProcess, type ProcessOptions } from "./darkbloom-process.ts";
 
@@ -70,6 +71,59 @@ export const startProviderProcess = (input: ProviderInput): DarkbloomProcess => 
   const { dataDir, coordinatorUrl, token, args = [] } = input;
   const where = ["--coordinator-url", coordinatorUrl, "--join", token, "--data-dir", dataDir];
   return startDarkbloom(["start", "--json", ...where, "--model", DEMO_MODEL, "--id", MODEL_ID, ...args], input);
+};
+
+/** Lets a stream go on for longer than any test: the demo model's own context is over in half a second. */
+export const LONG_CONTEXT: readonly string[] = ["--ctx", "32768"];
+
+export interface RunningNetwork extends AsyncDisposable {
+  readonly coordinator: RunningCoordinator;
+  readonly provider: DarkbloomProcess;
+  readonly providerDir: string;
+  readonly key: string;
+  readonly token: string;
+}
+
+/** One coordinator and one provider that serves, in folders `<root>-c` and `<root>-p`. */
+export const startNetwork = async (root: string, options: ProcessOptions = {}): Promise<RunningNetwork> => {
+  const coordinator = await serveCoordinator({ ...options, dataDir: `${root}-c` });
+  const { key } = await createKey(coordinator.dataDir);
+  const { token } = await createJoinToken(coordinator.dataDir);
+  const providerDir = `${root}-p`;
+  const where = { dataDir: providerDir, coordinatorUrl: coordinator.url, token, args: LONG_CONTEXT };
+  const provider = startProviderProcess({ ...options, ...where });
+  await provider.event("serving");
+  return {
+    ...{ coordinator, provider, providerDir, key, token },
+    async [Symbol.asyncDispose]() {
+      await provider[Symbol.asyncDispose]();
+      await coordinator[Symbol.asyncDispose]();
+    },
+  };
+};
+
+/** A short chat whose answer is known. */
+export const capitalQuestion = (model = MODEL_ID): Record<string, unknown> => ({
+  model,
+  messages: [{ role: "user", content: "What is the capital of France?" }],
+  temperature: 0,
+});
+
+export interface LongStream {
+  readonly result: Promise<StreamResult>;
+  /** Settles once text comes. */
+  readonly started: Promise<void>;
+}
+
+/** A stream that only a stop, a crash or the context's end can end. */
+export const longStream = (request: StreamRequest): LongStream => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const result = streamChat({
+    ...request,
+    body: { ...request.body, max_tokens: 32_000, ignore_eos: true },
+    onChunk: (chunk) => chunk.choices?.[0]?.delta.content && resolve(),
+  });
+  return { result, started: Promise.race([promise, result.then(() => undefined)]) };
 };
 
 /** Prepares the native library of this machine, which may take a minute the first time, so that later waits can be short. */
