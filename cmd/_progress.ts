@@ -10,6 +10,15 @@ export interface Progress {
 
 const REDRAW_MS = 80;
 
+/** The same deps, whose other lines on stderr first wipe the progress line. */
+export const clearedBy = <D extends Pick<CommandDeps, "stderr">>(deps: D, progress: Progress): D => ({
+  ...deps,
+  stderr: (text: string) => {
+    progress.clear();
+    deps.stderr(text);
+  },
+});
+
 export const createProgress = (deps: Pick<CommandDeps, "stderr" | "isTty" | "clock">, silent: boolean): Progress => {
   let shown = "";
   let drawnAtMs = Number.NEGATIVE_INFINITY;

@@ -6,7 +6,7 @@ import { createLog } from "../src/core/log.ts";
 import { runBenchmark, type BenchmarkPlan, type DecodeRow, type PrefillRow } from "../src/provider/benchmark.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
 import { integerOption, listOption } from "./_options.ts";
-import { createProgress } from "./_progress.ts";
+import { clearedBy, createProgress } from "./_progress.ts";
 import { engineThreads, modelIdOf, wireEngine, wireMachine } from "./_provider.ts";
 import { demoModelPath } from "./_wire.ts";
 
@@ -79,8 +79,9 @@ const benchmark = async (deps: CommandDeps, flags: BenchmarkFlags): Promise<void
       },
     },
   });
-  const log = createLog({ clock: deps.clock, level: "warn", format: "text", write: deps.stderr });
   const progress = createProgress(deps, json && !deps.isTty);
+  const { stderr: write } = clearedBy(deps, progress);
+  const log = createLog({ clock: deps.clock, level: "warn", format: "text", write });
   const modelPath = config.provider.model ?? (await demoModelPath(config));
   const machine = await wireMachine(deps.clock, log);
   const onProgress = (step: string): void => progress.step(step);

@@ -14,7 +14,7 @@ import { wireAdmin, wireCoordinator } from "./_coordinator.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
 import { integerOption } from "./_options.ts";
 import { curlLine, programName, sdkLines } from "./_program.ts";
-import { createProgress, type Progress } from "./_progress.ts";
+import { clearedBy, createProgress, type Progress } from "./_progress.ts";
 import { openIdentity, systemFacts, toServedModel, wireMachine } from "./_provider.ts";
 import { DEMO_MODEL_ID, demoModelPath } from "./_wire.ts";
 
@@ -155,8 +155,9 @@ const keepServing = async (deps: CommandDeps, network: Network, json: boolean): 
 const runDemo = async (deps: CommandDeps, flags: DemoFlags, config: Config, onAnswered: () => void): Promise<void> => {
   const json = flags.json ?? false;
   const level = config.common.logLevel === "info" ? "warn" : config.common.logLevel;
-  const log = createLog({ clock: deps.clock, level, format: json ? "json" : "text", write: deps.stderr });
   const progress = createProgress(deps, json);
+  const { stderr: write } = clearedBy(deps, progress);
+  const log = createLog({ clock: deps.clock, level, format: json ? "json" : "text", write });
   await using network = await startNetwork(deps, config, log, progress);
   progress.clear();
   if (!json) deps.stdout(`\n> ${QUESTION}\n\n  `);

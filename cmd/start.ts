@@ -14,7 +14,7 @@ import { makeDataDir } from "./_coordinator.ts";
 import { emit, ExitWith, type CommandDeps } from "./_deps.ts";
 import { integerOption } from "./_options.ts";
 import { curlLine, sdkLines } from "./_program.ts";
-import { createProgress } from "./_progress.ts";
+import { clearedBy, createProgress } from "./_progress.ts";
 import {
   modelIdOf,
   openIdentity,
@@ -98,8 +98,8 @@ const checkStart = (flags: StartFlags, config: Config): string => {
 
 const wireStart = async (deps: CommandDeps, flags: StartFlags, config: Config): Promise<StartWiring> => {
   const json = flags.json ?? false;
-  const log = wireLog(deps, config, json);
   const progress = createProgress(deps, json);
+  const log = wireLog(clearedBy(deps, progress), config, json);
   let native: NativeLocation | null = null;
   const modelPath = checkStart(flags, config);
   const engine = {
