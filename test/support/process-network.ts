@@ -94,7 +94,11 @@ export const startNetwork = async (root: string, options: ProcessOptions = {}): 
   const provider = startProviderProcess({ ...options, ...where });
   await provider.event("serving");
   return {
-    ...{ coordinator, provider, providerDir, key, token },
+    coordinator,
+    provider,
+    providerDir,
+    key,
+    token,
     async [Symbol.asyncDispose]() {
       await provider[Symbol.asyncDispose]();
       await coordinator[Symbol.asyncDispose]();
