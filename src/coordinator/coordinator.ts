@@ -4,6 +4,7 @@ import { isIP } from "node:net";
 import type { Clock } from "../core/clock.ts";
 import { Fault } from "../core/fault.ts";
 import type { Ids, Random } from "../core/ids.ts";
+import { SERVER_BODY_BYTES_MAX } from "../core/limits.ts";
 import type { Log } from "../core/log.ts";
 import type { Signer } from "../trust/signer.ts";
 import { startAdminServer } from "./admin/server.ts";
@@ -45,9 +46,6 @@ export interface Coordinator extends AsyncDisposable {
   stop(): Promise<void>;
   health(): Readiness & { readonly providers: number };
 }
-
-/** Header and body of a request are bounded by us; this only keeps Bun from cutting in first. */
-const SERVER_BODY_BYTES_MAX = 256 * 1024 * 1024;
 
 const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));

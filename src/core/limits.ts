@@ -3,6 +3,8 @@ import { KIB, MIB } from "./units.ts";
 
 /** Largest inference body; the number is part of the 413 message (api-billing-store §1.2). */
 export const INFERENCE_BODY_BYTES_MAX = 16 * MIB;
+/** Bun's own limit, well above ours, so that a body too large gets our answer and not Bun's bare 413. */
+export const SERVER_BODY_BYTES_MAX = 256 * MIB;
 /** Largest text frame on the provider link (protocol.md, Transport). */
 export const CONTROL_FRAME_BYTES_MAX = 1 * MIB;
 /** Largest binary frame towards the coordinator and towards the provider. */

@@ -1,7 +1,7 @@
 /** The body of a streamed answer after its commit: server-sent events made only as fast as the consumer reads. */
 import type { Clock, Timer } from "../core/clock.ts";
 import type { CompletionEvent, CompletionTerminal } from "../core/completion.ts";
-import { type Fault, toFault } from "../core/fault.ts";
+import { Fault, toFault } from "../core/fault.ts";
 import { consumerGone, endedEarly, type Outputs, type Step } from "./outputs.ts";
 
 /** What a dialect makes of a running completion; an empty text means that there is nothing to send. */
@@ -88,7 +88,13 @@ export class StreamBody {
     this.#leave();
   }
 
-  readonly #leave = (): void => this.#close(() => this.#outputs.fail(consumerGone(this.#options.signal)));
+  /** An abort with a Fault is this side's own (a drain, too slow a reader): the consumer may still be there and is told. */
+  readonly #leave = (): void => {
+    const { signal } = this.#options;
+    const fault = consumerGone(signal);
+    if (signal.reason instanceof Fault) this.#write(this.#render.error(fault));
+    this.#close(() => this.#outputs.fail(fault));
+  };
 
   /** A comment when nothing was written since the last tick, unless the consumer is behind on what there is. */
   readonly #tick = (): void => {

@@ -213,9 +213,9 @@ const noteAccepted = (stream: CompletionStream, onAccepted: () => void): Complet
     let waiting = true;
     return {
       async next() {
-        if (!waiting) return iterator.next();
+        // Awaited even when there is nothing to note: a rejection nobody listens to yet would end the process.
         const step = await iterator.next();
-        if (step.done !== true && step.value.type === "accepted") {
+        if (waiting && step.done !== true && step.value.type === "accepted") {
           waiting = false;
           onAccepted();
         }

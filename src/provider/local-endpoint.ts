@@ -3,6 +3,7 @@ import { bearerToken, constantTimeEqual, faultResponse, jsonResponse, requestIdO
 import { sleep, type Clock } from "../core/clock.ts";
 import { Fault, toFault } from "../core/fault.ts";
 import type { Ids } from "../core/ids.ts";
+import { SERVER_BODY_BYTES_MAX } from "../core/limits.ts";
 import { errorFields, type Log } from "../core/log.ts";
 import { chatOpenApi } from "../dialects/openapi.ts";
 import { renderModel, renderModelList, type ModelEntry } from "../dialects/models.ts";
@@ -248,6 +249,7 @@ export const startLocalEndpoint = (deps: LocalEndpointDeps, options: LocalEndpoi
         deps.log.error("request_broke", errorFields(error));
         return faultResponse(toFault(error), CORS);
       },
+      maxRequestBodySize: SERVER_BODY_BYTES_MAX,
       development: false,
       // Without development mode Bun shares ports: a second endpoint would bind and take half of the requests.
       reusePort: false,
