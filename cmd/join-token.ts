@@ -7,6 +7,7 @@ import { listOption } from "./_options.ts";
 import { programName } from "./_program.ts";
 
 interface CreateFlags extends AdminFlags {
+  readonly name: string;
   readonly models?: readonly string[];
   readonly expires?: string;
 }
@@ -23,12 +24,14 @@ export const joinTokenCommand = (deps: CommandDeps): Command => {
   const tokens = new Command("join-token").description("create, list and revoke tokens with which providers join");
   tokens.addCommand(
     adminCommand("create", "make a join token; it is shown once")
+      .option("--name <text>", "what the token is for", "unnamed")
       .option("--models <list>", "model ids its providers may bring (default any)", listOption("--models"))
       .option("--expires <date>", "last moment it lets a provider in (default never)")
       .action((flags: CreateFlags) =>
         withAdmin(deps, flags, async (admin) => {
           const expiresAtMs = toExpiryMs(flags.expires);
           const created = await admin.createJoinToken({
+            name: flags.name,
             expiresAtMs,
             ...(flags.models === undefined ? {} : { models: flags.models }),
           });

@@ -4,6 +4,7 @@ import { Fault } from "../../core/fault.ts";
 import { modelIdField } from "../../core/fields.ts";
 import type { Ids } from "../../core/ids.ts";
 import { hashSecret, labelOf, makeJoinToken, parseJoinToken } from "../../trust/tokens.ts";
+import { checkName } from "./name.ts";
 import type { JoinTokenStore, StoredJoinToken } from "../store/store.ts";
 
 const MODELS_MAX = 256;
@@ -23,6 +24,8 @@ export interface JoinAddress {
 }
 
 export interface CreateJoinToken {
+  /** What it is for; absent = `unnamed`. */
+  readonly name?: string;
   /** Model ids the bearer may bring; absent = any. */
   readonly models?: readonly string[];
   /** Unix milliseconds; absent or null = never. */
@@ -53,10 +56,19 @@ export const createJoinToken = (
   if (input.models !== undefined) checkModels(input.models);
   if (expiresAtMs !== null && !(expiresAtMs > nowMs && expiresAtMs < 8.64e15))
     throw new Fault("usage", "a join token must expire in the future", { param: "expires_at" });
+  const name = checkName("join token", input.name ?? "unnamed");
   const secret = deps.ids.secret("jt-db");
   const id = deps.ids.entityId("jt");
   deps.store.joinTokens.insert(
-    { id, label: labelOf(secret), models: input.models ?? null, createdAtMs: nowMs, expiresAtMs, revokedAtMs: null },
+    {
+      id,
+      name,
+      label: labelOf(secret),
+      models: input.models ?? null,
+      createdAtMs: nowMs,
+      expiresAtMs,
+      revokedAtMs: null,
+    },
     hashSecret(secret),
   );
   return {

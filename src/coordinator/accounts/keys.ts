@@ -4,12 +4,12 @@ import { Fault } from "../../core/fault.ts";
 import { bearerToken } from "../../core/http.ts";
 import type { Ids } from "../../core/ids.ts";
 import { hashSecret, labelOf } from "../../trust/tokens.ts";
+import { checkName } from "./name.ts";
 import type { KeyStore, StoredKey } from "../store/store.ts";
 
 /** The one account of a self-hosted network. */
 export const LOCAL_OWNER = "local";
 
-const NAME_CHARS_MAX = 100;
 const SECRET_CHARS_MAX = 256;
 
 export interface KeyDeps {
@@ -25,8 +25,7 @@ export interface CreatedKey {
 }
 
 export const createKey = (deps: KeyDeps, input: { readonly name: string }): CreatedKey => {
-  if (input.name.length > NAME_CHARS_MAX || /\p{Cc}/u.test(input.name))
-    throw new Fault("usage", `a key's name has at most ${NAME_CHARS_MAX} characters on one line`, { param: "name" });
+  checkName("key", input.name);
   const key = deps.ids.secret("sk-db");
   const id = deps.ids.entityId("key");
   deps.store.keys.insert(

@@ -21,6 +21,7 @@ export interface KeyListing {
 
 export interface JoinTokenListing {
   readonly id: string;
+  readonly name: string;
   readonly label: string;
   readonly models: readonly string[] | null;
   readonly disabled: boolean;
@@ -52,6 +53,7 @@ const toKeyListing = (key: StoredKey): KeyListing => ({
 
 const toJoinTokenListing = (token: StoredJoinToken): JoinTokenListing => ({
   id: token.id,
+  name: token.name,
   label: token.label,
   models: token.models,
   disabled: token.revokedAtMs !== null,

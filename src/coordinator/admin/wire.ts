@@ -9,6 +9,7 @@ export const OPERATION_INPUTS = {
   listKeys: z.object({}),
   revokeKey: idSchema,
   createJoinToken: z.object({
+    name: z.exactOptional(z.string().max(1000)),
     models: z.exactOptional(z.array(z.string().max(1000)).max(1000)),
     expiresAtMs: z.exactOptional(z.number().nullable()),
   }),

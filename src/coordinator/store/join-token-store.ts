@@ -6,6 +6,7 @@ import type { JoinTokenStore, StoredJoinToken } from "./store.ts";
 
 interface JoinTokenRow {
   id: string;
+  name: string;
   label: string;
   models: string | null;
   created_at_ms: number;
@@ -13,11 +14,12 @@ interface JoinTokenRow {
   revoked_at_ms: number | null;
 }
 
-const COLUMNS = "id, label, models, created_at_ms, expires_at_ms, revoked_at_ms";
+const COLUMNS = "id, name, label, models, created_at_ms, expires_at_ms, revoked_at_ms";
 const modelsSchema = z.array(z.string());
 
 const toToken = (row: JoinTokenRow): StoredJoinToken => ({
   id: row.id,
+  name: row.name,
   label: row.label,
   models: row.models === null ? null : modelsSchema.parse(JSON.parse(row.models)),
   createdAtMs: row.created_at_ms,
@@ -27,7 +29,7 @@ const toToken = (row: JoinTokenRow): StoredJoinToken => ({
 
 export const createJoinTokenStore = (database: Database): JoinTokenStore => {
   const insert = database.query(
-    "INSERT INTO join_tokens (id, label, secret_sha256, models, created_at_ms, expires_at_ms) VALUES (?, ?, ?, ?, ?, ?)",
+    "INSERT INTO join_tokens (id, name, label, secret_sha256, models, created_at_ms, expires_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
   );
   const find = database.query<JoinTokenRow, [string]>(`SELECT ${COLUMNS} FROM join_tokens WHERE secret_sha256 = ?`);
   const list = database.query<JoinTokenRow, []>(
@@ -38,7 +40,7 @@ export const createJoinTokenStore = (database: Database): JoinTokenStore => {
     insert: (token, secretSha256) =>
       guard("join token insert", () => {
         const models = token.models === null ? null : JSON.stringify(token.models);
-        insert.run(token.id, token.label, secretSha256, models, token.createdAtMs, token.expiresAtMs);
+        insert.run(token.id, token.name, token.label, secretSha256, models, token.createdAtMs, token.expiresAtMs);
       }),
     findBySecret: (secretSha256) =>
       guard("join token lookup", () => {

@@ -12,6 +12,7 @@ export const MIGRATIONS: readonly string[] = [
    ) STRICT;
    CREATE TABLE join_tokens (
      id TEXT PRIMARY KEY,
+     name TEXT NOT NULL,
      label TEXT NOT NULL,
      secret_sha256 TEXT NOT NULL UNIQUE,
      models TEXT,

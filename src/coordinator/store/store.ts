@@ -24,6 +24,7 @@ export interface KeyStore {
 
 export interface StoredJoinToken {
   readonly id: string;
+  readonly name: string;
   readonly label: string;
   /** Model ids a provider may bring; null = any. */
   readonly models: readonly string[] | null;
