@@ -58,7 +58,8 @@ export class StreamBody {
     this.#opening = null;
     if (opening === null || this.#outputs.ended) return;
     if (opening.terminal !== null) this.#finish(opening.terminal);
-    else this.#write(opening.pending === null ? this.#render.chunk(opening.events) : KEEP_ALIVE);
+    // A server sends headers with the first bytes of a body: a commit without content needs some of its own.
+    else this.#write(this.#render.chunk(opening.events) || KEEP_ALIVE);
     // A comment is no content: the silence that it broke goes on, and the next tick says so again.
     this.#quiet = opening.pending !== null;
     if (keepAliveMs > 0 && !this.#outputs.ended) this.#keepAlive = clock.every(keepAliveMs, this.#tick);

@@ -99,7 +99,7 @@ describe("stream", () => {
     const { respond, consumer } = setUp([ACCEPTED, ...held, empty, silence()]);
     const response = await respond();
     consumer.abort();
-    expect([response.status, await response.text()]).toEqual([200, ""]);
+    expect([response.status, await response.text()]).toEqual([200, ": keep-alive\n\n"]);
   });
 
   test("a terminal without content commits an empty answer", async () => {

@@ -48,6 +48,7 @@ export interface LocalNetwork<E extends Engine = Engine> extends Endpoint, Async
   readonly provider: LocalProvider;
   readonly engine: E;
   readonly log: MemoryLog;
+  readonly dataDir: string;
 }
 
 const VERSION = "0.0.0-test";
@@ -208,6 +209,7 @@ export const startLocal = async <E extends Engine>(engine: E): Promise<LocalNetw
     provider,
     engine,
     log,
+    dataDir: dir.path,
     async [Symbol.asyncDispose]() {
       await provider.stop({ graceMs: 0 });
       await dir[Symbol.asyncDispose]();
