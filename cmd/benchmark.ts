@@ -5,7 +5,7 @@ import { Fault } from "../src/core/fault.ts";
 import { createLog } from "../src/core/log.ts";
 import { runBenchmark, type BenchmarkPlan, type DecodeRow, type PrefillRow } from "../src/provider/benchmark.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
-import { integerOption, listOption } from "./_options.ts";
+import { integerOption, listOption, settingOption } from "./_options.ts";
 import { clearedBy, createProgress } from "./_progress.ts";
 import { engineThreads, modelIdOf, wireEngine, wireMachine } from "./_provider.ts";
 import { demoModelPath } from "./_wire.ts";
@@ -126,16 +126,18 @@ const benchmark = async (deps: CommandDeps, flags: BenchmarkFlags): Promise<void
   );
 };
 
-export const benchmarkCommand = (deps: CommandDeps): Command =>
-  new Command("benchmark")
+export const benchmarkCommand = (deps: CommandDeps): Command => {
+  const command = new Command("benchmark")
     .description("measure prefill, time to first token and decode speed")
-    .option("--model <file>", "GGUF file (default: the configured one, else the demo model)")
-    .option("--ctx <tokens>", "context per request", integerOption("--ctx", 64, 16_777_216))
-    .option("--threads <number>", "CPU threads of the engine", integerOption("--threads", 1, 1024))
-    .option("--gpu-layers <number>", "layers on the GPU", integerOption("--gpu-layers", 0, 100_000))
+    .option("--model <file>", "GGUF file (default: the configured one, else the demo model)");
+  settingOption(command, "--ctx <tokens>", "provider", "contextTokens");
+  settingOption(command, "--threads <number>", "provider", "threads");
+  settingOption(command, "--gpu-layers <number>", "provider", "gpuLayers");
+  return command
     .option("--iterations <number>", "repetitions per figure", integerOption("--iterations", 1, 1000), 3)
     .option("--max-tokens <number>", "answer tokens per request", integerOption("--max-tokens", 2, COUNT_MAX), 128)
     .option("--prompt-tokens <list>", "prompt lengths", listOption("--prompt-tokens"), ["128", "512", "1024"])
     .option("--batch <list>", "requests side by side", listOption("--batch"), ["1", "4", "8"])
     .option("--json", "print one JSON object")
     .action((flags: BenchmarkFlags) => benchmark(deps, flags));
+};

@@ -4,7 +4,7 @@ import type { Coordinator } from "../src/coordinator/coordinator.ts";
 import { loadConfig, type Config } from "../src/core/config.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
 import { wireAdmin, wireCoordinator } from "./_coordinator.ts";
-import { integerOption, listOption } from "./_options.ts";
+import { settingOption } from "./_options.ts";
 import { curlLine, programName } from "./_program.ts";
 import { wireLog } from "./_wire.ts";
 
@@ -68,17 +68,16 @@ const serve = async (deps: CommandDeps, flags: ServeFlags): Promise<void> => {
   emit(deps, json, { event: "stopped" }, () => "stopped");
 };
 
-export const serveCoordinatorCommand = (deps: CommandDeps): Command =>
-  new Command("serve-coordinator")
-    .description("run the coordinator in the foreground")
-    .option("--host <address>", "address to listen on (default 127.0.0.1)")
-    .option("--port <number>", "port to listen on, 0 = any free one (default 8080)", integerOption("--port", 0, 65_535))
-    .option("--data-dir <folder>", "folder of all state (default ~/.darkbloom)")
-    .option("--public-url <url>", "URL under which others reach this coordinator")
-    .option("--tls-cert <file>", "PEM file with the certificate chain")
-    .option("--tls-key <file>", "PEM file with the private key")
-    .option("--insecure-lan", "allow a non-loopback address without TLS")
-    .option("--trusted-proxies <list>", "addresses whose X-Forwarded-For is believed", listOption("--trusted-proxies"))
-    .option("--min-trust <level>", "least trust of a provider: none, self_signed or hardware (default self_signed)")
-    .option("--json", "print events as JSON lines")
-    .action((flags: ServeFlags) => serve(deps, flags));
+export const serveCoordinatorCommand = (deps: CommandDeps): Command => {
+  const command = new Command("serve-coordinator").description("run the coordinator in the foreground");
+  settingOption(command, "--host <address>", "coordinator", "host");
+  settingOption(command, "--port <number>", "coordinator", "port");
+  command.option("--data-dir <folder>", "folder of all state (default ~/.darkbloom)");
+  settingOption(command, "--public-url <url>", "coordinator", "publicUrl");
+  settingOption(command, "--tls-cert <file>", "coordinator", "tlsCert");
+  settingOption(command, "--tls-key <file>", "coordinator", "tlsKey");
+  settingOption(command, "--insecure-lan", "coordinator", "insecureLan");
+  settingOption(command, "--trusted-proxies <list>", "coordinator", "trustedProxies");
+  settingOption(command, "--min-trust <level>", "coordinator", "minTrust");
+  return command.option("--json", "print events as JSON lines").action((flags: ServeFlags) => serve(deps, flags));
+};

@@ -12,7 +12,7 @@ import { startProvider } from "../src/provider/provider.ts";
 import { providerIdOf } from "../src/trust/provider-id.ts";
 import { makeDataDir } from "./_coordinator.ts";
 import { emit, ExitWith, type CommandDeps } from "./_deps.ts";
-import { integerOption } from "./_options.ts";
+import { settingOption } from "./_options.ts";
 import { curlLine, sdkLines } from "./_program.ts";
 import { clearedBy, createProgress } from "./_progress.ts";
 import {
@@ -215,27 +215,21 @@ const start = async (deps: CommandDeps, flags: StartFlags): Promise<void> => {
 export const startCommand = (deps: CommandDeps): Command => {
   const command = new Command("start")
     .description("serve a model: to a coordinator, or with --local to this machine")
-    .option("--local", "serve an OpenAI endpoint on this machine only")
-    .option(
-      "--port <number>",
-      "port of the local endpoint, 0 = any free one (default 8000)",
-      integerOption("--port", 0, 65_535),
-    )
-    .option("--coordinator-url <url>", "ws, wss, http or https, with or without path (default: the join token's)")
-    .option("--join <token>", "join token of the coordinator")
-    .option("--model <file>", "GGUF file to serve")
+    .option("--local", "serve an OpenAI endpoint on this machine only");
+  settingOption(command, "--port <number>", "provider", "localPort");
+  settingOption(command, "--coordinator-url <url>", "provider", "coordinatorUrl");
+  settingOption(command, "--join <token>", "provider", "joinToken");
+  settingOption(command, "--model <file>", "provider", "model");
+  command
     .option("--id <id>", "id under which it is served (default: the file name without .gguf)")
-    .option("--data-dir <folder>", "folder of all state (default ~/.darkbloom)")
-    .option("--ctx <tokens>", "tokens per request (default min(model, 8192))", integerOption("--ctx", 64, 16_777_216))
-    .option("--parallel <number>", "requests side by side (default 4)", integerOption("--parallel", 1, 256))
-    .option("--threads <number>", "CPU threads (default performance cores − 1)", integerOption("--threads", 1, 1024))
-    .option(
-      "--gpu-layers <number>",
-      "layers on the GPU (default all that fit)",
-      integerOption("--gpu-layers", 0, 100_000),
-    )
+    .option("--data-dir <folder>", "folder of all state (default ~/.darkbloom)");
+  settingOption(command, "--ctx <tokens>", "provider", "contextTokens");
+  settingOption(command, "--parallel <number>", "provider", "rows");
+  settingOption(command, "--threads <number>", "provider", "threads");
+  settingOption(command, "--gpu-layers <number>", "provider", "gpuLayers");
+  command
     .option("--force", "load a model again that crashed before")
-    .option("--json", "print events as JSON lines");
-  command.addOption(command.createOption("--supervised", "run as the child").hideHelp());
+    .option("--json", "print events as JSON lines")
+    .addOption(command.createOption("--supervised", "run as the child").hideHelp());
   return command.action((flags: StartFlags) => start(deps, flags));
 };

@@ -163,7 +163,11 @@ export const SETTINGS = {
     },
   },
   provider: {
-    coordinatorUrl: { type: "text", default: null, description: "coordinator to serve (ws, wss, http or https)" },
+    coordinatorUrl: {
+      type: "text",
+      default: null,
+      description: "coordinator to serve: ws, wss, http or https, with or without path; default the join token's",
+    },
     joinToken: { type: "text", default: null, secret: true, description: "join token of that coordinator" },
     model: { type: "text", default: null, description: "GGUF file to serve" },
     contextTokens: {
