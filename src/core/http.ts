@@ -84,6 +84,13 @@ export const requestIdOf = (request: Request, ids: Pick<Ids, "requestId">): stri
   return given !== null && /^[\x21-\x7e]{1,128}$/.test(given) ? given : ids.requestId();
 };
 
+/** Path of the request. Throws `bad_request` for a Host header that makes no URL: anybody can send one. */
+export const pathOf = (request: Request): string => {
+  const url = URL.parse(request.url);
+  if (url === null) throw new Fault("bad_request", "the Host header is not valid");
+  return url.pathname;
+};
+
 /** The token of `Authorization: Bearer <token>`; null when the header is absent or of another kind. */
 export const bearerToken = (request: Request): string | null =>
   /^bearer +([\x21-\x7e]{1,4096})\s*$/i.exec(request.headers.get("authorization") ?? "")?.[1] ?? null;

@@ -1,5 +1,5 @@
 /** The OpenAI endpoint of `start --local`: one key, one machine, no coordinator; same bodies and errors as the coordinator's. */
-import { bearerToken, constantTimeEqual, faultResponse, jsonResponse, requestIdOf } from "../core/http.ts";
+import { bearerToken, constantTimeEqual, faultResponse, jsonResponse, pathOf, requestIdOf } from "../core/http.ts";
 import { sleep, type Clock } from "../core/clock.ts";
 import { Fault, toFault } from "../core/fault.ts";
 import type { Ids } from "../core/ids.ts";
@@ -107,11 +107,10 @@ class LocalServer {
     const requestId = requestIdOf(request, ids);
     const headers = { ...CORS, "x-request-id": requestId };
     if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: { ...headers, ...PREFLIGHT } });
-    const path = new URL(request.url).pathname;
     let route: Route | null = null;
     let response: Response;
     try {
-      const found = this.#find(request.method, path);
+      const found = this.#find(request.method, pathOf(request));
       route = found.route;
       // A draining endpoint says so before it looks at keys: the answer is the same for everyone.
       if (route.method === "POST") this.chat.refuseWhenDraining();

@@ -1,6 +1,6 @@
 /** The only place where a reply or a Fault becomes a Response: request id, drain gate, access, body, CORS, access log. */
 import { Fault, toFault } from "../../core/fault.ts";
-import { faultResponse, jsonResponse, readBody, requestIdOf } from "../../core/http.ts";
+import { faultResponse, jsonResponse, pathOf, readBody, requestIdOf } from "../../core/http.ts";
 import { INFERENCE_BODY_BYTES_MAX } from "../../core/limits.ts";
 import { errorFields } from "../../core/log.ts";
 import { authenticateKey } from "../accounts/keys.ts";
@@ -116,7 +116,7 @@ export const answer = async (
   };
   if (request.method === "OPTIONS") return finish(deps, new Response(null, { status: 204 }), request, access);
   try {
-    const match = matchRoute(request.method, new URL(request.url).pathname.slice(0, PATH_CHARS_MAX * 8));
+    const match = matchRoute(request.method, pathOf(request).slice(0, PATH_CHARS_MAX * 8));
     access.route = match.route.path;
     if (match.route.access === "provider") {
       upgrade();
