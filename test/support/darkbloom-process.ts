@@ -92,8 +92,10 @@ export const startDarkbloom = (args: readonly string[], options: ProcessOptions 
     async [Symbol.asyncDispose]() {
       if (!ended) child.kill("SIGTERM");
       const timer = setTimeout(() => child.kill("SIGKILL"), 8_000);
-      await exited;
+      await child.exited;
       clearTimeout(timer);
+      // An orphan may hold the pipes open for ever; the test that left it has failed already.
+      await Promise.race([exited, new Promise((resolve) => setTimeout(resolve, 1_000).unref())]);
     },
   };
 };
