@@ -182,6 +182,23 @@ describe("results", () => {
   );
 
   test(
+    "doctor and benchmark",
+    async () => {
+      const folder = ["--data-dir", join(dir.path, "doctor")];
+      const [report] = await success(["doctor", ...folder, "--model", DEMO_MODEL]);
+      expect(Object.keys(report ?? {})).toEqual(["version", "generated_at", "daemon", "checks", "summary"]);
+      const checks = report?.["checks"] as Record<string, unknown>[];
+      for (const check of checks) expect(check).toContainKeys(["id", "section", "status", "detail", "fix"]);
+      expect(report?.["summary"]).toMatchObject({ fail: 0 });
+      const short = ["--iterations", "1", "--prompt-tokens", "16", "--max-tokens", "4", "--batch", "1"];
+      const [figures] = await success(["benchmark", "--model", DEMO_MODEL, ...short]);
+      expect(figures).toContainKeys(["model", "prefill", "decode"]);
+      expect(figures?.["prefill"]).toHaveLength(1);
+    },
+    DEADLINE_MS,
+  );
+
+  test(
     "keys and join tokens before any coordinator ran",
     async () => {
       const folder = ["--data-dir", join(dir.path, "before")];
