@@ -113,7 +113,7 @@ const listen = (parts: Parts, options: CoordinatorOptions): Server<SocketData> =
       fetch: (request, server) => {
         const remote = server.requestIP(request)?.address ?? "unknown";
         const ip = clientIp(remote, request.headers.get("x-forwarded-for"), options.trustedProxies);
-        return answer(http, request, { ip, allowSilence: () => server.timeout(request, 0) }, () => {
+        return answer(http, request, { ip, limitSilence: (sec) => server.timeout(request, sec) }, () => {
           if (gate.draining)
             throw new Fault("draining", "the coordinator is draining", { retryAfterMs: 3_000, status: 503 });
           sockets.upgrade(server, request, ip);
@@ -156,6 +156,12 @@ export const startCoordinator = async (deps: CoordinatorDeps, options: Coordinat
     deps.store.close();
   };
   const stop = (): Promise<void> => (stopped ??= stopAll());
+  /** What has ended here may still be on its way to its consumer: the server's own end waits for that. */
+  const finishAll = async (): Promise<void> => {
+    await parts.gate.idle();
+    parts.sockets.stop();
+    await server.stop();
+  };
   let admin: Awaited<ReturnType<typeof startAdminServer>> = null;
   try {
     admin = await startAdminServer(deps, {
@@ -174,7 +180,7 @@ export const startCoordinator = async (deps: CoordinatorDeps, options: Coordinat
       parts.gate.close();
       const { promise: late, resolve } = Promise.withResolvers<void>();
       const timer = deps.clock.after(windowMs, resolve);
-      await Promise.race([parts.gate.idle(), late]);
+      await Promise.race([finishAll(), late]);
       timer.cancel();
       await stop();
     },

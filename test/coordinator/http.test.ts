@@ -228,6 +228,18 @@ describe("http", () => {
     expect(faultOf(() => harness.store.keys.list()).code).toBe("store_failed");
   });
 
+  test("draining: an answer made at the last moment still reaches its consumer", async () => {
+    await using harness = await startHarness();
+    const provider = await harness.provider({ onRequest: (job) => job.accept() });
+    const answered = harness.chat().then((response) => response.text());
+    const job = await waitFor("the job", () => provider.jobs[0]);
+    const drained = harness.coordinator.drain(10_000);
+    job.text("x".repeat(500_000));
+    job.finish();
+    expect(await answered).toContain("x".repeat(500_000));
+    await drained;
+  });
+
   test("draining ends at the window even if a stream does not", async () => {
     await using harness = await startHarness();
     await harness.provider({ onRequest: (job) => job.text("one ") });

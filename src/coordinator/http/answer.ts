@@ -11,8 +11,8 @@ import type { HttpDeps, Reply } from "./route.ts";
 export interface Connection {
   /** The consumer's address. */
   readonly ip: string;
-  /** Lifts the server's own limit on a response that has not begun (native facts 8). */
-  readonly allowSilence: () => void;
+  /** Sets after how many seconds without traffic the server drops the connection; 0 = never (native facts 8). */
+  readonly limitSilence: (sec: number) => void;
 }
 
 /** What one answer tells about itself in the log; never a query, a body or a header. */
@@ -23,7 +23,9 @@ interface Access {
   keyId: string | undefined;
 }
 
-const PATH_CHARS_MAX = 200;
+const PATH_CHARS_MAX = 1_600;
+/** Time a consumer may take without reading or asking anything once its answer is made. */
+const SILENCE_SEC = 60;
 
 const corsHeaders = (deps: HttpDeps): Record<string, string> =>
   deps.options.corsOrigin === null
@@ -36,8 +38,9 @@ const corsHeaders = (deps: HttpDeps): Record<string, string> =>
         Vary: "Origin",
       };
 
-/** The body with its own deadline: `allowSilence` has lifted the server's. */
-const bodyReader = (deps: HttpDeps, request: Request) => async (): Promise<Uint8Array> => {
+/** The body with its own deadline instead of the server's, whose limit would end a long prefill, too. */
+const bodyReader = (deps: HttpDeps, request: Request, connection: Connection) => async (): Promise<Uint8Array> => {
+  connection.limitSilence(0);
   const late = new AbortController();
   const timer = deps.clock.after(deps.options.bodyMs, () =>
     late.abort(new Fault("timeout", "the request body took too long to arrive", { status: 408 })),
@@ -50,9 +53,17 @@ const bodyReader = (deps: HttpDeps, request: Request) => async (): Promise<Uint8
 };
 
 /** Order: drain, access, then whatever the handler checks (api-billing-store §2.1). */
-const run = async (deps: HttpDeps, request: Request, match: Match, access: Access): Promise<Reply> => {
-  const { route, param } = match;
-  const release = route.gated ? deps.gate.enter() : () => undefined;
+const run = async (
+  deps: HttpDeps,
+  { request, connection }: { readonly request: Request; readonly connection: Connection },
+  { route, param }: Match,
+  access: Access,
+): Promise<Reply> => {
+  const leave = route.gated ? deps.gate.enter() : () => undefined;
+  const release = (): void => {
+    leave();
+    connection.limitSilence(SILENCE_SEC);
+  };
   let held = false;
   try {
     const key = route.access === "key" ? authenticateKey(deps, request) : null;
@@ -63,7 +74,7 @@ const run = async (deps: HttpDeps, request: Request, match: Match, access: Acces
       startedMs: access.startedMs,
       param,
       key,
-      body: bodyReader(deps, request),
+      body: bodyReader(deps, request, connection),
       hold: () => {
         held = true;
         return release;
@@ -101,7 +112,7 @@ const toFaultResponse = (deps: HttpDeps, thrown: unknown, access: Access): Respo
   return faultResponse(fault);
 };
 
-/** Answers one request; `upgrade` takes over a provider's socket and returns true when it did. */
+/** Answers one request; `upgrade` takes over a provider's socket or throws the Fault that refuses it. */
 export const answer = async (
   deps: HttpDeps,
   request: Request,
@@ -116,14 +127,13 @@ export const answer = async (
   };
   if (request.method === "OPTIONS") return finish(deps, new Response(null, { status: 204 }), request, access);
   try {
-    const match = matchRoute(request.method, pathOf(request).slice(0, PATH_CHARS_MAX * 8));
+    const match = matchRoute(request.method, pathOf(request).slice(0, PATH_CHARS_MAX));
     access.route = match.route.path;
     if (match.route.access === "provider") {
       upgrade();
       return undefined;
     }
-    connection.allowSilence();
-    return finish(deps, toResponse(await run(deps, request, match, access)), request, access);
+    return finish(deps, toResponse(await run(deps, { request, connection }, match, access)), request, access);
   } catch (thrown) {
     return finish(deps, toFaultResponse(deps, thrown, access), request, access);
   }
