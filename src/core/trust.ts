@@ -4,6 +4,9 @@
 export const TRUST_LEVELS = ["none", "self_signed", "hardware"] as const;
 export type TrustLevel = (typeof TRUST_LEVELS)[number];
 
+export const isTrustAtLeast = (level: TrustLevel, least: TrustLevel): boolean =>
+  TRUST_LEVELS.indexOf(level) >= TRUST_LEVELS.indexOf(least);
+
 /** `pending`: not yet judged. `online`: verified, gets work. `waiting`: verified once, not routable now. `untrusted`: refused. */
 export const TRUST_STATUSES = ["pending", "online", "waiting", "untrusted", "other"] as const;
 export type TrustStatus = (typeof TRUST_STATUSES)[number];

@@ -325,7 +325,7 @@ describe("fuzz", () => {
         headers: { authorization: `Bearer ${key}` },
         body: mutateText(dice, kind, dice.pick(bodies), dice.pick(bodies)),
       });
-      const response = await answer(http, request, { ip: "x", allowSilence: () => undefined }, () => undefined);
+      const response = await answer(http, request, { ip: "x", limitSilence: () => undefined }, () => undefined);
       // Decoded requests end at the catalog, which is empty here.
       tally.add(kind, response?.status === 404 ? "accepted" : "rejected");
       expect([400, 404, 413, 415]).toContain(response?.status ?? 0);

@@ -129,7 +129,8 @@ describe("registration", () => {
       seen: "self_signed",
       expected: "hardware",
     });
-    expect((await harness.chat()).status).toBe(503);
+    expect((await harness.chat()).status).toBe(404);
+    expect(harness.store.modelPins.find("test-model")).toBeNull();
   });
 
   test("a second hash under a known id is refused, and the pin survives a restart of the pinner", async () => {

@@ -1,5 +1,5 @@
 /** Chooses a provider for one attempt: eligible, then least loaded. Pure; routing at scale replaces this function behind its type. */
-import { TRUST_LEVELS, type TrustLevel } from "../../core/trust.ts";
+import { isTrustAtLeast, type TrustLevel } from "../../core/trust.ts";
 
 /** A model as a provider offers it now. */
 export interface OfferedModel {
@@ -56,11 +56,9 @@ export type Pick = <C extends Candidate>(
 /** Requests side by side that a provider is given before its first capacity report. */
 const CONCURRENCY_UNREPORTED = 4;
 
-const trustRank = (level: TrustLevel): number => TRUST_LEVELS.indexOf(level);
-
 const isTrusted = (candidate: Candidate, context: PickContext): boolean =>
   candidate.serving &&
-  trustRank(candidate.trustLevel) >= trustRank(context.minTrust) &&
+  isTrustAtLeast(candidate.trustLevel, context.minTrust) &&
   context.nowMs - candidate.verifiedAtMs <= context.challengeFreshMs;
 
 const isRunnable = (offer: OfferedModel): boolean => offer.slotState !== "crashed" && offer.slotState !== "reloading";

@@ -74,9 +74,12 @@ export const createSubmission = (deps: SubmitDeps, job: Job): Submission => {
         attemptId: id,
         modelBuild: job.modelId,
       });
-      if (terms.signal.aborted) {
+      // Both may have happened while the keys were agreed, when no attempt existed that could be ended.
+      if (terms.signal.aborted || !provider.serving) {
         ciphers.wipe();
-        throw new Fault("cancelled", "the client went away");
+        throw terms.signal.aborted
+          ? new Fault("cancelled", "the client went away")
+          : new Fault("draining", "the provider takes no new work any more");
       }
       const frames = parts.map((part) => sealFrame(ciphers.request, FRAME_KIND.request, id, part));
       const sealedMs = deps.clock.monotonicMs();
