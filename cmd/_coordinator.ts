@@ -1,6 +1,7 @@
 /** What serve-coordinator, keys, join-token and demo share: identity, store, options and the owner's operations. */
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { addressOf } from "../src/coordinator/address.ts";
 import { DATABASE_FILE, openAdmin, type Admin } from "../src/coordinator/admin/client.ts";
 import { startCoordinator, type Coordinator } from "../src/coordinator/coordinator.ts";
 import type { CoordinatorOptions } from "../src/coordinator/options.ts";
@@ -13,7 +14,6 @@ import type { CommandDeps } from "./_deps.ts";
 
 /** A provider in the same folder has `identity.key`; the two are different parties and sign with different keys. */
 const COORDINATOR_KEY_FILE = "coordinator.key";
-const PROVIDER_PATH = "/ws/provider";
 
 export const makeDataDir = (dataDir: string): void => {
   try {
@@ -60,8 +60,8 @@ export const wireCoordinator = async (
 export const wireAdmin = async (deps: CommandDeps, config: Pick<Config, "coordinator" | "dataDir">): Promise<Admin> => {
   makeDataDir(config.dataDir);
   const { fingerprint } = await openIdentity(config.dataDir);
-  const { host, port, publicUrl, tlsCert } = config.coordinator;
-  const base = publicUrl ?? (port === 0 ? null : `${tlsCert === null ? "http" : "https"}://${host}:${port}`);
-  const url = base === null ? {} : { url: `${base.replace(/\/+$/, "").replace(/^http/, "ws")}${PROVIDER_PATH}` };
-  return openAdmin(deps, config.dataDir, { ...url, fingerprint });
+  const { port, publicUrl } = config.coordinator;
+  const { providerUrl } = addressOf(config.coordinator, port);
+  const isKnown = port !== 0 || publicUrl !== null;
+  return openAdmin(deps, config.dataDir, isKnown ? { url: providerUrl, fingerprint } : { fingerprint });
 };

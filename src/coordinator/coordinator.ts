@@ -7,13 +7,13 @@ import type { Ids, Random } from "../core/ids.ts";
 import { SERVER_BODY_BYTES_MAX } from "../core/limits.ts";
 import type { Log } from "../core/log.ts";
 import type { Signer } from "../trust/signer.ts";
+import { addressOf, type Address } from "./address.ts";
 import { startAdminServer } from "./admin/server.ts";
 import { DrainGate } from "./drain-gate.ts";
 import { answer } from "./http/answer.ts";
 import { clientIp } from "./http/client-ip.ts";
 import { readinessOf, type Readiness } from "./http/readyz.ts";
 import type { HttpDeps } from "./http/route.ts";
-import { PROVIDER_PATH } from "./http/routes.ts";
 import type { CoordinatorOptions } from "./options.ts";
 import { pickLeastLoaded } from "./routing/pick.ts";
 import { ProviderRegistry } from "./routing/registry.ts";
@@ -35,11 +35,7 @@ export interface CoordinatorDeps {
   readonly version: string;
 }
 
-export interface Coordinator extends AsyncDisposable {
-  /** `http(s)://host:port`, without `/v1`. */
-  readonly url: string;
-  /** `ws(s)://host:port/ws/provider`. */
-  readonly providerUrl: string;
+export interface Coordinator extends Address, AsyncDisposable {
   /** Refuses new work, lets running requests finish for up to `windowMs`, then stops. */
   drain(windowMs: number): Promise<void>;
   /** Ends everything at once. Stopping twice is harmless. */
@@ -51,6 +47,7 @@ const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
 const checkBind = (options: CoordinatorOptions): void => {
+  addressOf(options, options.port); // a public URL that is none would end up in every join token
   if ((options.tlsCert === null) !== (options.tlsKey === null))
     throw new Fault("config_invalid", "a TLS certificate and its key go together", {
       hint: "give both --tls-cert and --tls-key",
@@ -126,14 +123,7 @@ const listen = (parts: Parts, options: CoordinatorOptions): Server<SocketData> =
   }
 };
 
-const urlsOf = (server: Server<SocketData>, options: CoordinatorOptions): { url: string; providerUrl: string } => {
-  const scheme = options.tlsCert === null ? "http" : "https";
-  const host = isIP(options.host) === 6 ? `[${options.host}]` : options.host;
-  const url = (options.publicUrl ?? `${scheme}://${host}:${server.port}`).replace(/\/+$/, "");
-  return { url, providerUrl: `${url.replace(/^http/, "ws")}${PROVIDER_PATH}` };
-};
-
-/** Throws `config_invalid` for an unsafe or impossible bind, `address_in_use`, `already_running`. */
+/** Throws `config_invalid` for an unsafe or impossible bind or a public URL that is none, `address_in_use`, `already_running`. */
 export const startCoordinator = async (deps: CoordinatorDeps, options: CoordinatorOptions): Promise<Coordinator> => {
   checkBind(options);
   if (!isLoopback(options.host) && options.tlsCert === null)
@@ -146,7 +136,7 @@ export const startCoordinator = async (deps: CoordinatorDeps, options: Coordinat
     parts.sockets.stop();
     throw thrown;
   }
-  const { url, providerUrl } = urlsOf(server, options);
+  const { url, providerUrl } = addressOf(options, server.port ?? options.port);
   let stopped: Promise<void> | null = null;
   const stopAll = async (): Promise<void> => {
     parts.gate.close();

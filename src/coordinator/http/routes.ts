@@ -1,14 +1,12 @@
 /** Every route of the coordinator on one page; access is a required column. */
 import { Fault } from "../../core/fault.ts";
+import { PROVIDER_PATH } from "../address.ts";
 import { createChatCompletion } from "./chat-completions.ts";
 import { readHealth } from "./health.ts";
 import { listModels, retrieveModel } from "./models.ts";
 import { readOpenApi } from "./openapi.ts";
 import { readReadyz } from "./readyz.ts";
 import type { Route } from "./route.ts";
-
-/** Path of the provider link, which is upgraded before any handler runs. */
-export const PROVIDER_PATH = "/ws/provider";
 
 const upgradeOnly = (): never => {
   throw new Fault("bad_request", "this endpoint takes WebSocket upgrades only");
