@@ -7,8 +7,8 @@ import {
   foldedField,
   lineField,
   modelIdField,
+  uuidField,
 } from "../core/fields.ts";
-import { uuidField } from "../core/fields.ts";
 import { REQUEST_BYTES_MAX, REQUEST_PART_BYTES_MAX } from "../core/limits.ts";
 import { TRUST_LEVELS, TRUST_REASONS, TRUST_STATUSES, type TrustReason } from "../core/trust.ts";
 import { jwsField, tokenField, unsupportedSchema } from "./_fields.ts";

@@ -263,6 +263,33 @@ describe("misbehaviour", () => {
     expect((await harness.chat()).status).toBe(503);
   });
 
+  test.each([
+    ["one byte per character", "x".repeat(1_100_000)],
+    ["three bytes per character", "€".repeat(400_000)],
+  ])("a control frame too large, %s, is told so", async (_name, text) => {
+    await using harness = await startHarness();
+    const provider = await harness.provider();
+    provider.sendText(JSON.stringify({ type: "heartbeat", text }));
+    expect((await closing(provider)).code).toBe(1009);
+  });
+
+  test("a provider that loses its trust is told to stop what it runs", async () => {
+    await using harness = await startHarness({ challengeMs: 1 });
+    let running = false;
+    const provider = await harness.provider({
+      onRequest: (job) => {
+        job.accept();
+        running = true;
+      },
+      changeStatement: (statement) =>
+        running ? { ...statement, posture: { ...statement.posture, core_dumps_disabled: false } } : statement,
+    });
+    const response = await harness.chat();
+    expect(response.status).toBe(502);
+    expect(provider.jobs.length).toBe(1);
+    await waitFor("the cancel", () => provider.cancels.includes(provider.jobs[0]?.id ?? ""));
+  });
+
   test("an unknown type is answered with unsupported, and life goes on", async () => {
     await using harness = await startHarness();
     const provider = await harness.provider();

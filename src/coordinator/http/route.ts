@@ -49,7 +49,7 @@ export interface Route {
   readonly access: Access;
   /** New work: counted in flight and refused while draining. */
   readonly gated: boolean;
-  /** Returns a reply or throws a Fault; only `answer` builds responses from them. Null: the socket was taken over. */
+  /** Returns a reply or throws a Fault; only `answer` builds responses from them. */
   readonly handler: (deps: HttpDeps, call: Call) => Reply | Promise<Reply>;
 }
 

@@ -22,7 +22,7 @@ export type AttemptPhase =
   | "done"
   /** The provider, its connection or its data failed. */
   | "failed"
-  /** The consumer went away or read too slowly. */
+  /** Given up from this side: the consumer went away or read too slowly, or the provider lost its trust. */
   | "cancelled"
   /** A deadline passed. */
   | "expired";
@@ -89,10 +89,8 @@ const expiry = (attempt: Attempt): Fault =>
 const takeChunk = (attempt: Attempt, nowMs: number): readonly [Attempt, readonly AttemptEffect[]] => {
   if (attempt.phase === "reserved")
     return fail(attempt, "failed", new Fault("protocol_error", "the provider answered before it was asked"));
-  return [
-    { ...attempt, phase: "streaming", deadlineMs: nowMs + attempt.silenceMs, chunks: attempt.chunks + 1 },
-    DELIVER,
-  ];
+  const { silenceMs, chunks, late } = attempt;
+  return [{ phase: "streaming", deadlineMs: nowMs + silenceMs, silenceMs, chunks: chunks + 1, late }, DELIVER];
 };
 
 const takeTerminal = (attempt: Attempt, chunks: number): readonly [Attempt, readonly AttemptEffect[]] => {

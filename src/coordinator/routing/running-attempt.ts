@@ -108,7 +108,7 @@ export class RunningAttempt {
     this.#take({ type: "failed", fault });
   }
 
-  /** The consumer wants no more. */
+  /** Given up from this side: the provider is told, and what it sent is not handed on any more. */
   cancel(fault: Fault): void {
     this.#take({ type: "cancelled", fault });
   }

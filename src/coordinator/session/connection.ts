@@ -178,7 +178,7 @@ export class ProviderConnection {
       case "serve":
         return this.#serve(effect.serving);
       case "end_attempts":
-        return this.#endAttempts(new Fault("provider_failed", "the provider is not trusted any more"));
+        return this.#cancelAttempts(new Fault("provider_failed", "the provider is not trusted any more"));
       case "quarantine":
         if (this.#registration !== null) this.#deps.memory.quarantine(this.#registration.identity_key, effect.ms);
         return;
@@ -325,6 +325,11 @@ export class ProviderConnection {
 
   #endAttempts(fault: Fault): void {
     for (const attempt of this.#provider?.attempts.values() ?? []) attempt.fail(fault);
+  }
+
+  /** The connection lives on, so that the provider has to be told. */
+  #cancelAttempts(fault: Fault): void {
+    for (const attempt of this.#provider?.attempts.values() ?? []) attempt.cancel(fault);
   }
 
   /** Out of the registry first, so that nothing new lands here while its attempts fail and retry. */

@@ -84,15 +84,17 @@ export class ProviderSockets {
       socket,
       socket.data.ticket,
     );
+    // Views of a Buffer cost several times those of a plain array, and each frame takes four.
+    socket.binaryType = "uint8array";
     socket.data.connection = connection;
     this.#connections.set(connection.id, connection);
   }
 
-  #message(socket: Socket, message: string | Buffer): void {
+  #message(socket: Socket, message: string | Uint8Array): void {
     const { connection } = socket.data;
     if (connection === null) return;
     if (typeof message !== "string") return connection.onBinary(message);
-    if (message.length > CONTROL_FRAME_BYTES_MAX)
+    if (Buffer.byteLength(message) > CONTROL_FRAME_BYTES_MAX)
       return connection.close(CLOSE_CODES.tooBig, "control frame too large");
     connection.onText(message);
   }

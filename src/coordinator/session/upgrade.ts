@@ -16,7 +16,7 @@ export interface UpgradeDeps {
 
 const RETRY_AFTER_MS = 10_000;
 
-/** Throws `bad_request`, `unauthenticated` or `forbidden`. */
+/** Throws `bad_request` or `unauthenticated`. */
 export const authorizeUpgrade = (deps: UpgradeDeps, request: Request): ConnectionTicket => {
   const offered = (request.headers.get("sec-websocket-protocol") ?? "").split(",").map((name) => name.trim());
   if (request.headers.get("upgrade")?.toLowerCase() !== "websocket" || !offered.includes(SUBPROTOCOL))
