@@ -35,10 +35,10 @@ export interface SamplerOptions {
 /** The one seed value that llama.cpp reads as "random". */
 const SEED_RANDOM = 0xffff_ffff;
 
-/** Any number to a 32-bit seed that is not the random one; numbers beyond 32 bits keep their low bits. */
+/** Any integer, also one beyond those a number holds exactly, to a 32-bit seed that is not the random one: its low bits. */
 const toSeed = (seed: number | null): number => {
   if (seed === null) return SEED_RANDOM;
-  assert(Number.isSafeInteger(seed), "a seed is an integer");
+  assert(Number.isInteger(seed), "a seed is an integer");
   const low = Number(BigInt.asUintN(32, BigInt(seed)));
   return low === SEED_RANDOM ? 0 : low;
 };

@@ -33,7 +33,7 @@ describe("sampler", () => {
 
   test("the largest and negative seeds are seeds too, not randomness", () => {
     const hot = { temperature: 1.5, topK: 0 };
-    for (const seed of [0xffff_ffff, -1, 0, Number.MAX_SAFE_INTEGER])
+    for (const seed of [0xffff_ffff, -1, 0, Number.MAX_SAFE_INTEGER, 2 ** 63, -(2 ** 63)])
       expect(run({ ...hot, seed })).toEqual(run({ ...hot, seed }));
   });
 
