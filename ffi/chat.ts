@@ -2,6 +2,7 @@
 import { Fault } from "../src/core/fault.ts";
 import { MIB } from "../src/core/units.ts";
 import { ChatParser, type ParserSpec } from "./chat-parser.ts";
+import { isTameGrammar } from "./grammar-limits.ts";
 import { Handle } from "./handle.ts";
 import { checkMessages, checkTools } from "./json-limits.ts";
 import type { Model } from "./model.ts";
@@ -24,7 +25,7 @@ export interface ChatRequest {
 export interface ChatPrompt {
   /** To be tokenized with `special: true`. */
   readonly prompt: string;
-  /** For the row's sampler; null when no tool call is to be shaped. */
+  /** For the row's sampler; null when no tool call is to be shaped, or when shaping it could take without bound. */
   readonly grammar: ChatGrammar | null;
   /** Texts that end the answer besides the model's end tokens. */
   readonly additionalStops: readonly string[];
@@ -94,7 +95,7 @@ export class ChatTemplates implements Disposable {
       throw new Fault("bad_request", "the tools make too large a grammar", { param: "tools", reason: "too_complex" });
     return {
       prompt: applied.prompt,
-      grammar,
+      grammar: grammar !== null && isTameGrammar(grammar.text, tools) ? grammar : null,
       additionalStops: applied.additionalStops,
       preservedTokens: new Set(applied.preservedTokens),
       openParser: (newToolCallId) => ChatParser.open(native, applied.parser, newToolCallId),
