@@ -71,7 +71,7 @@ describe.each(ENDPOINT_NAMES.map((name) => [name] as const))("%s", (name) => {
     const large = "x".repeat(16 * 1024 * 1024);
     const wrongKey = { authorization: "Bearer wrong" };
     const steps: readonly (readonly [unknown, Record<string, string>, number, string])[] = [
-      [large, wrongKey, 401, "authentication_error"],
+      [`${large}x`, wrongKey, 401, "authentication_error"],
       [`${large}x`, {}, 413, "request body exceeds the 16777216-byte limit"],
       [large, {}, 400, "invalid JSON"],
       [{ n: 2 }, {}, 400, "model is required"],

