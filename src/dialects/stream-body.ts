@@ -30,7 +30,7 @@ export interface StreamOptions {
 const KEEP_ALIVE = ": keep-alive\n\n";
 const encoder = new TextEncoder();
 
-/** An underlying source for `new ReadableStream`: one output per pull, so a consumer that does not read stops the reading upstream. */
+/** An underlying source for `new ReadableStream`: reads only while there is room, so a consumer that does not read stops the reading upstream. */
 export class StreamBody {
   readonly #options: StreamOptions;
   readonly #outputs: Outputs;
@@ -39,6 +39,7 @@ export class StreamBody {
   #opening: Opening | null;
   #keepAlive: Timer | null = null;
   #quiet = false;
+  #reading = false;
   #controller: ReadableStreamDefaultController<Uint8Array> | null = null;
 
   constructor(options: StreamOptions, outputs: Outputs) {
@@ -65,21 +66,29 @@ export class StreamBody {
     if (keepAliveMs > 0 && !this.#outputs.ended) this.#keepAlive = clock.every(keepAliveMs, this.#tick);
   }
 
-  async pull(): Promise<void> {
-    let wrote = false;
+  /** Answers at once: a promise per pull would cost the stream three more for every token. */
+  pull(): void {
+    if (!this.#reading) void this.#read();
+  }
+
+  /** Never rejects; goes on until the consumer is behind, and then waits for the next pull. */
+  async #read(): Promise<void> {
+    this.#reading = true;
     try {
-      while (!wrote && !this.#outputs.ended) {
+      do {
         const { done, value } = await (this.#pending ?? this.#outputs.next());
         this.#pending = null;
         if (this.#outputs.ended) return;
         if (done === true) throw endedEarly();
         if (value.type === "terminal") this.#finish(value.terminal);
-        else if (value.type === "events") wrote = this.#write(this.#render.chunk(value.events));
-      }
+        else if (value.type === "events") this.#write(this.#render.chunk(value.events));
+      } while (!this.#outputs.ended && (this.#controller?.desiredSize ?? 0) > 0);
     } catch (thrown) {
       if (this.#outputs.ended) return;
       this.#write(this.#render.error(toFault(thrown)));
       this.#close(() => this.#outputs.fail(thrown));
+    } finally {
+      this.#reading = false;
     }
   }
 

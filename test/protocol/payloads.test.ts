@@ -53,6 +53,50 @@ describe("events", () => {
     expect(() => decodeEvents(bytesOf(value))).toThrow(expect.objectContaining({ code: "protocol_error" }));
   });
 
+  /** A second event takes the list past the short way for one text event, to the schema. */
+  const bySchema = (value: unknown): unknown => attempt([value, { type: "text", text: "" }])?.slice(0, 1) ?? null;
+  const attempt = (value: readonly unknown[]): readonly CompletionEvent[] | null => {
+    try {
+      return decodeEvents(bytesOf(value));
+    } catch (thrown) {
+      if (thrown instanceof Fault && thrown.code === "protocol_error") return null;
+      throw thrown;
+    }
+  };
+  const nearlyEvent = fc.oneof(
+    anyEvent,
+    fc.jsonValue(),
+    fc.record(
+      {
+        type: fc.oneof(fc.constantFrom("text", "reasoning", "tool_call", "Text", "constructor"), fc.jsonValue()),
+        text: fc.oneof(fc.string({ unit: "binary" }), fc.jsonValue()),
+        extra: fc.jsonValue(),
+        ["__proto__"]: fc.constant({ type: "text", text: "inherited" }),
+      },
+      { requiredKeys: [] },
+    ),
+  );
+
+  test("one event is taken, refused and stripped just as the schema does it", () => {
+    let taken = 0;
+    fc.assert(
+      fc.property(nearlyEvent, (value) => {
+        const alone = attempt([value]);
+        if (alone !== null) taken += 1;
+        expect(alone).toEqual(bySchema(value) as typeof alone);
+      }),
+      { numRuns: 2_000 },
+    );
+    expect(taken).toBeGreaterThan(100);
+  });
+
+  test.each(["text", "reasoning"])("a %s of 8 Mi characters is the longest there is", (type) => {
+    const longest = "x".repeat(8 * 1024 * 1024);
+    for (const text of [longest, `${longest}x`])
+      expect(attempt([{ type, text }])).toEqual(bySchema({ type, text }) as CompletionEvent[] | null);
+    expect(attempt([{ type, text: `${longest}x` }])).toBeNull();
+  });
+
   test("a refusal holds nothing of the completion", () => {
     const secret = "the answer that must not leak";
     for (const bytes of [
