@@ -1,4 +1,4 @@
-/** Every setting of a coordinator, with unit and default; the same names as the `coordinator` section of the configuration table. */
+/** Every setting of a coordinator, with its unit; names and defaults are those of the configuration table's `coordinator` section. */
 import type { TrustLevel } from "../core/trust.ts";
 
 export interface CoordinatorOptions {
@@ -55,32 +55,3 @@ export interface CoordinatorOptions {
   /** Time running requests get when the coordinator drains. */
   readonly drainMs: number;
 }
-
-export const COORDINATOR_DEFAULTS: CoordinatorOptions = {
-  host: "127.0.0.1",
-  port: 8080,
-  publicUrl: null,
-  tlsCert: null,
-  tlsKey: null,
-  insecureLan: false,
-  trustedProxies: [],
-  corsOrigin: null,
-  dataDir: null,
-  minTrust: "self_signed",
-  anonymousProviders: false,
-  connectionsPerTokenMax: 64,
-  connectionsPerIpMax: 64,
-  heartbeatMs: 5_000,
-  pingMs: 10_000,
-  peerSilenceMs: 30_000,
-  challengeMs: 300_000,
-  challengeReplyMs: 30_000,
-  challengeFreshMs: 960_000,
-  firstContentBaseMs: 5_000,
-  firstContentPerTokenMs: 1,
-  silenceMs: 600_000,
-  keepAliveMs: 15_000,
-  attemptsMax: 3,
-  bodyMs: 30_000,
-  drainMs: 30_000,
-};

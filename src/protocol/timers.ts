@@ -15,21 +15,11 @@ export const TIMERS = {
   registerMs: 10_000,
   /** From a nonce to its statement. */
   attestationReplyMs: 30_000,
-  challengePeriodMs: 300_000,
-  /** A verified statement older than this is not routable. */
-  attestationFreshMs: 960_000,
   resumeTokenMs: 120_000,
   reconnectMinMs: 1_000,
   reconnectMaxMs: 30_000,
   /** A session that lived this long resets the backoff. */
   reconnectResetMs: 30_000,
-  /** First content: this, plus `firstContentPerPromptTokenMs` for each prompt token. */
-  firstContentMs: 5_000,
-  firstContentPerPromptTokenMs: 1,
-  /** Silence between chunks, and of an accepted attempt before its first. */
-  attemptSilenceMs: 600_000,
-  /** An accepted, silent stream commits and sends keep-alive comments; 0 = never. */
-  keepAliveMs: 15_000,
   /** A gap between two ping ticks beyond this means that the machine slept. */
   suspensionMs: 30_000,
 } as const;

@@ -1,5 +1,5 @@
-/** Join tokens, and how secrets of every kind are stored, compared and shown. */
-import { createHash, timingSafeEqual } from "node:crypto";
+/** Join tokens, and how secrets of every kind are stored and shown. */
+import { createHash } from "node:crypto";
 import { z } from "zod";
 import { Fault } from "../core/fault.ts";
 
@@ -58,10 +58,6 @@ const parseHints = (text: string): z.infer<typeof hintsSchema> => {
 
 /** Lower-case hex SHA-256 of the whole secret: all that is stored of it. */
 export const hashSecret = (text: string): string => createHash("sha256").update(text, "utf8").digest("hex");
-
-/** Compares in a time that does not depend on where two texts differ, nor on their lengths. */
-export const constantTimeEqual = (left: string, right: string): boolean =>
-  timingSafeEqual(createHash("sha256").update(left).digest(), createHash("sha256").update(right).digest());
 
 /** How a secret is shown after its creation. */
 export const labelOf = (secret: string): string => `${secret.slice(0, 10)}…${secret.slice(-4)}`;

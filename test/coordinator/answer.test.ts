@@ -4,7 +4,7 @@ import { createKey } from "../../src/coordinator/accounts/keys.ts";
 import { DrainGate } from "../../src/coordinator/drain-gate.ts";
 import { answer } from "../../src/coordinator/http/answer.ts";
 import type { HttpDeps } from "../../src/coordinator/http/route.ts";
-import { COORDINATOR_DEFAULTS } from "../../src/coordinator/options.ts";
+import { COORDINATOR_DEFAULTS } from "../support/coordinator-defaults.ts";
 import { openStore } from "../../src/coordinator/store/open-store.ts";
 import { systemClock } from "../../src/core/clock.ts";
 import { createIds, systemRandom } from "../../src/core/ids.ts";

@@ -7,7 +7,7 @@ import { createLog } from "../../src/core/log.ts";
 import { createKey } from "../../src/coordinator/accounts/keys.ts";
 import { DrainGate } from "../../src/coordinator/drain-gate.ts";
 import { answer } from "../../src/coordinator/http/answer.ts";
-import { COORDINATOR_DEFAULTS } from "../../src/coordinator/options.ts";
+import { COORDINATOR_DEFAULTS } from "../support/coordinator-defaults.ts";
 import { pickLeastLoaded } from "../../src/coordinator/routing/pick.ts";
 import { ProviderRegistry } from "../../src/coordinator/routing/registry.ts";
 import { RunningAttempt } from "../../src/coordinator/routing/running-attempt.ts";

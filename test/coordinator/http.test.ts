@@ -1,7 +1,7 @@
 /** The HTTP surface: routes, order of checks, caps, envelopes, health, drain, binds. */
 import { describe, expect, test } from "bun:test";
 import { chatOpenApi } from "../../src/dialects/openapi.ts";
-import { COORDINATOR_DEFAULTS } from "../../src/coordinator/options.ts";
+import { COORDINATOR_DEFAULTS } from "../support/coordinator-defaults.ts";
 import { startCoordinator } from "../../src/coordinator/coordinator.ts";
 import { clientIp } from "../../src/coordinator/http/client-ip.ts";
 import { matchRoute, ROUTES } from "../../src/coordinator/http/routes.ts";

@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import { createAdminOperations, type AdminOperations } from "../../src/coordinator/admin/operations.ts";
 import { startCoordinator, type Coordinator } from "../../src/coordinator/coordinator.ts";
-import { COORDINATOR_DEFAULTS, type CoordinatorOptions } from "../../src/coordinator/options.ts";
+import type { CoordinatorOptions } from "../../src/coordinator/options.ts";
+import { COORDINATOR_DEFAULTS } from "./coordinator-defaults.ts";
 import { openStore } from "../../src/coordinator/store/open-store.ts";
 import { systemClock } from "../../src/core/clock.ts";
 import type { Hardware } from "../../src/core/hardware.ts";
