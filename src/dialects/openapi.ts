@@ -42,6 +42,7 @@ const ERRORS: Readonly<Record<string, string>> = {
   "400": "The request is not valid; `param` names the field.",
   "401": "No valid API key.",
   "404": "No such model or endpoint.",
+  "408": "The body took too long to arrive.",
   "413": "The body exceeds 16777216 bytes.",
   "415": "Content that is not text.",
   "422": "The model's template cannot render the messages or tools.",
@@ -79,7 +80,7 @@ const CHAT = {
         headers: COMMIT_HEADERS,
         content: { ...json("ChatCompletion"), "text/event-stream": { schema: ref("ChatCompletionChunk") } },
       },
-      ...errors("400", "401", "404", "413", "415", "422", "429", "500", "502", "503", "504"),
+      ...errors("400", "401", "404", "408", "413", "415", "422", "429", "500", "502", "503", "504"),
     },
   },
 };
@@ -129,7 +130,7 @@ const PATHS = {
       operationId: "connectProvider",
       summary: "WebSocket upgrade of a provider, subprotocol `darkbloom.v1`; not for API clients.",
       security: [{ provider: [] }],
-      responses: { "101": { description: "The link is open." }, ...errors("401", "429") },
+      responses: { "101": { description: "The link is open." }, ...errors("400", "401", "429", "503") },
     },
   },
 };

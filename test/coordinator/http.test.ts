@@ -197,6 +197,7 @@ describe("http", () => {
       `POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${harness.key}\r\nContent-Length: 100\r\n\r\n{`,
     );
     await waitFor("the refusal", () => received.join("").includes("408"));
+    expect(chatOpenApi("1").paths["/v1/chat/completions"].post.responses).toHaveProperty("408");
     socket.end();
     expect(harness.coordinator.health().inflight).toBe(0);
   });

@@ -119,6 +119,8 @@ const noteFailure = (
     throw toExhaustedFault(fault, job.attempts);
 };
 
+const wentAway = (): Fault => new Fault("cancelled", "the client went away");
+
 /** The job's present attempt, for whoever has to end it from outside. */
 interface Current {
   attempt: RunningAttempt | null;
@@ -152,6 +154,7 @@ async function* climb(
         },
       });
       current.attempt = attempt;
+      if (signal.aborted) attempt.cancel(wentAway()); // just now, when there was no present attempt to end
       const sentMs = deps.clock.monotonicMs();
       for (;;) {
         const output = await attempt.next();
@@ -170,7 +173,7 @@ async function* climb(
       noteFailure(deps, job, ladder, { provider: provider.id, fault });
     } finally {
       release();
-      current.attempt?.cancel(new Fault("cancelled", "the client went away"));
+      current.attempt?.cancel(wentAway());
       current.attempt = null;
     }
   }
@@ -186,7 +189,7 @@ export const dispatch = (deps: DispatchDeps, job: Job, signal: AbortSignal): Com
     const current: Current = { attempt: null };
     const cancel = (): void => {
       stop.abort();
-      current.attempt?.cancel(new Fault("cancelled", "the client went away"));
+      current.attempt?.cancel(wentAway());
     };
     signal.addEventListener("abort", cancel, { once: true });
     if (signal.aborted) cancel();
