@@ -23,7 +23,7 @@ export interface Check {
 export interface CheckReport extends CheckResult {
   readonly id: string;
   readonly section: string;
-  readonly tookMs: number;
+  readonly took_ms: number;
 }
 
 export interface CheckSummary {
@@ -55,7 +55,7 @@ const runCheck = async (clock: Clock, check: Check): Promise<CheckReport> => {
   });
   const result = await Promise.race([probed, expired]);
   timer.cancel();
-  return { id: check.id, section: check.section, ...result, tookMs: Math.round(clock.monotonicMs() - startedMs) };
+  return { id: check.id, section: check.section, ...result, took_ms: Math.round(clock.monotonicMs() - startedMs) };
 };
 
 /** Results come back in the order of the checks, whichever ends first. */
