@@ -73,6 +73,7 @@ export class Context implements Disposable {
   readonly sequences: number;
   readonly batchTokens: number;
   readonly outputsMax: number;
+  readonly #kvUnified: boolean;
   /** Set to 1 by anyone, also from another thread, to end a running step. Lives on shared memory. */
   readonly abortFlag: Int32Array;
   readonly #handle: Handle;
@@ -88,6 +89,7 @@ export class Context implements Disposable {
     this.sequences = options.sequences;
     this.batchTokens = options.batchTokens;
     this.outputsMax = options.outputsMax ?? options.sequences;
+    this.#kvUnified = options.kvUnified !== false;
     this.#lastWanted = new Int8Array(options.batchTokens);
     this.abortFlag = abortFlag;
     this.#handle = openContextHandle(model, options, abortFlag);
@@ -115,10 +117,14 @@ export class Context implements Disposable {
     return this.#word[0] === 1;
   }
 
-  /** Shares the cells of one sequence with another, without copying them (with a unified cache). */
+  /**
+   * Shares the cells of one sequence with another, without copying them. Where every sequence has a cache of its own, the whole
+   * sequence is copied, and only the whole of it can be (positions 0 to -1).
+   */
   copySequence(fromSequence: number, toSequence: number, fromPosition: number, toPosition: number): void {
     this.#checkSequence(fromSequence);
     this.#checkSequence(toSequence);
+    assert(this.#kvUnified || (fromPosition <= 0 && toPosition < 0), "separate caches copy whole sequences");
     const { symbols } = this.#native;
     this.#native.check(
       symbols.db_memory_copy(this.#handle.pointer, fromSequence, toSequence, fromPosition, toPosition),

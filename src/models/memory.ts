@@ -40,7 +40,7 @@ export interface MemoryFit extends MemoryNeed {
 
 const KV_VALUE_BYTES = 2;
 const MICRO_BATCH_TOKENS = 512;
-/** The library rounds the number of cache cells up to this. */
+/** The library rounds the number of each row's cache cells up to this. */
 const CELLS_STEP = 256;
 const FLOAT_BYTES = 4;
 /** One f16 of attention mask per cell and token of a micro batch. */
@@ -95,7 +95,8 @@ const computeBytes = (shape: MemoryShape, model: GgufDescription, cells: number)
   return Math.max(microBatch * perToken, logits + rows * FLOAT_BYTES * 2 * model.embedding) + logits;
 };
 
-const cellsOf = (shape: MemoryShape): number => Math.ceil((shape.contextTokens * shape.rows) / CELLS_STEP) * CELLS_STEP;
+const cellsOf = ({ contextTokens, rows }: MemoryShape): number =>
+  Math.ceil(contextTokens / CELLS_STEP) * CELLS_STEP * rows;
 
 /** Memory of a model that serves `rows` requests of `contextTokens` each side by side. */
 export const memoryNeed = (shape: MemoryShape): MemoryNeed => {

@@ -283,6 +283,9 @@ describe("what llama.cpp would end the process over is refused before", () => {
     for (const run of refused) expect(run).toThrow("assertion failed");
     expect(() => context.removeSequence(2, 0, -1)).toThrow("assertion failed");
     expect(() => context.copySequence(0, 7, 0, -1)).toThrow("assertion failed");
+    using separate = Context.open(model, contextOptions({ sequences: 2, kvUnified: false }));
+    separate.copySequence(0, 1, 0, -1);
+    expect(() => separate.copySequence(0, 1, 0, 5)).toThrow("assertion failed");
     step((batch, rows) => rows.add(batch.add(1, 0, 0, true), sampler))();
   });
 
