@@ -191,8 +191,11 @@ export class WorkerLoop {
         this.#hold(job);
         this.#outputs.push({ ticket: job.ticket, accepted: true });
       } catch (error) {
-        if (!(error instanceof Fault)) throw error;
-        this.#fail(job, error);
+        // Nothing of the request has reached the batch yet: even a bug of ours ends it alone.
+        const fault = toFault(error);
+        if (fault.code === "internal")
+          this.#deps.post({ type: "log", level: "error", event: "request_broke", fields: errorFields(error) });
+        this.#fail(job, fault);
       }
     }
   }
