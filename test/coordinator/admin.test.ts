@@ -72,6 +72,20 @@ describe("admin", () => {
     await third?.stop();
   });
 
+  test("of several that meet a dead socket at once one takes its place", async () => {
+    await using dir = await tempDir();
+    const parts = deps();
+    using store = openStore(parts, `${dir.path}/coordinator.db`);
+    writeFileSync(`${dir.path}/admin.sock`, "");
+    const start = () => startAdminServer({ ...parts, store }, { dataDir: dir.path, address: {} });
+    const started = await Promise.allSettled([start(), start(), start()]);
+    const running = started.filter((result) => result.status === "fulfilled");
+    for (const { value } of running) await value?.stop();
+    expect(running.length).toBe(1);
+    for (const result of started)
+      if (result.status === "rejected") expect(result.reason).toMatchObject({ code: "already_running" });
+  });
+
   test("nonsense on the socket is answered with a fault", async () => {
     await using dir = await tempDir();
     const parts = deps();

@@ -1,5 +1,5 @@
 /** `admin.sock`: lets commands of the same user reach the running coordinator. The folder and the socket are the access check. */
-import { chmodSync, existsSync, mkdirSync, rmSync } from "node:fs";
+import { chmodSync, mkdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Fault, toFault } from "../../core/fault.ts";
 import { jsonResponse, readBody } from "../../core/http.ts";
@@ -73,6 +73,12 @@ const isAlive = async (path: string): Promise<boolean> => {
   }
 };
 
+/** Tells a socket from its successor at the same path; null when there is none. */
+const markOf = (path: string): string | null => {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return stat === undefined ? null : `${stat.ino}/${stat.ctimeNs}`;
+};
+
 /** Null without a data folder, or when its path is too long for a socket: commands then use the database. Throws `already_running`. */
 export const startAdminServer = async (
   deps: AdminDeps & { readonly log: Log },
@@ -85,8 +91,10 @@ export const startAdminServer = async (
     return null;
   }
   mkdirSync(input.dataDir, { recursive: true, mode: 0o700 });
-  if (existsSync(path)) {
-    if (await isAlive(path))
+  const found = markOf(path);
+  if (found !== null) {
+    // Of two coordinators that meet the same dead socket, the slower one must not remove the other's new one.
+    if ((await isAlive(path)) || markOf(path) !== found)
       throw new Fault("already_running", "a coordinator runs on this data folder already", {
         hint: "stop it first, or give this one its own --data-dir",
       });
