@@ -4,6 +4,7 @@ import { chatOpenApi } from "../../src/dialects/openapi.ts";
 import { COORDINATOR_DEFAULTS } from "../support/coordinator-defaults.ts";
 import { startCoordinator } from "../../src/coordinator/coordinator.ts";
 import { clientIp } from "../../src/coordinator/http/client-ip.ts";
+import { readOpenApi } from "../../src/coordinator/http/openapi.ts";
 import { matchRoute, ROUTES } from "../../src/coordinator/http/routes.ts";
 import { openStore } from "../../src/coordinator/store/open-store.ts";
 import { systemClock } from "../../src/core/clock.ts";
@@ -129,6 +130,13 @@ describe("http", () => {
     expect(broken.status).toBe(503);
     expect(await broken.json()).toMatchObject({ ready: false, health_reason: "store_failed" });
     expect((await harness.get("/health", open)).status).toBe(200);
+  });
+
+  test("the API document is made once, since anybody may ask for it", () => {
+    const first = readOpenApi({ version: "1" });
+    expect(first).toEqual({ type: "json", status: 200, value: chatOpenApi("1") });
+    expect((readOpenApi({ version: "1" }) as { value?: unknown }).value).toBe((first as { value?: unknown }).value);
+    expect(readOpenApi({ version: "2" })).not.toEqual(first);
   });
 
   test("unknown endpoints, wrong methods and OPTIONS", async () => {

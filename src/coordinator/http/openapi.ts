@@ -2,4 +2,10 @@
 import { chatOpenApi } from "../../dialects/openapi.ts";
 import { json, type HttpDeps, type Reply } from "./route.ts";
 
-export const readOpenApi = (deps: HttpDeps): Reply => json(chatOpenApi(deps.version));
+let made: { readonly version: string; readonly document: unknown } | null = null;
+
+/** Made once: it takes milliseconds, and anybody may ask. */
+export const readOpenApi = (deps: Pick<HttpDeps, "version">): Reply => {
+  if (made?.version !== deps.version) made = { version: deps.version, document: chatOpenApi(deps.version) };
+  return json(made.document);
+};
