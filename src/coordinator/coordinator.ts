@@ -46,8 +46,12 @@ export interface Coordinator extends Address, AsyncDisposable {
 const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
-const checkBind = (options: CoordinatorOptions): void => {
+const checkOptions = (options: CoordinatorOptions): void => {
   addressOf(options, options.port); // a public URL that is none would end up in every join token
+  if (options.corsOrigin !== null && !/^[\x21-\x7e]+$/.test(options.corsOrigin))
+    throw new Fault("config_invalid", "the CORS origin can be no header value", {
+      hint: "write it like https://app.example, or * for any",
+    });
   if ((options.tlsCert === null) !== (options.tlsKey === null))
     throw new Fault("config_invalid", "a TLS certificate and its key go together", {
       hint: "give both --tls-cert and --tls-key",
@@ -123,9 +127,9 @@ const listen = (parts: Parts, options: CoordinatorOptions): Server<SocketData> =
   }
 };
 
-/** Throws `config_invalid` for an unsafe or impossible bind or a public URL that is none, `address_in_use`, `already_running`. */
+/** Throws `config_invalid` for an unsafe or impossible bind, a public URL or CORS origin that is none, `address_in_use`, `already_running`. */
 export const startCoordinator = async (deps: CoordinatorDeps, options: CoordinatorOptions): Promise<Coordinator> => {
-  checkBind(options);
+  checkOptions(options);
   if (!isLoopback(options.host) && options.tlsCert === null)
     deps.log.warn("listening_without_tls", { host: options.host });
   const parts = assemble(deps, options);

@@ -285,6 +285,11 @@ describe("binds", () => {
     expect(new URL(harness.coordinator.url).hostname).toBe("0.0.0.0");
   });
 
+  test("a public URL that is none and an origin that no header takes are refused", async () => {
+    for (const options of [{ publicUrl: "coordinator.example" }, { corsOrigin: "https://a.example\nX: y" }])
+      expect((await start(options)).code).toBe("config_invalid");
+  });
+
   test("a certificate needs its key, and both must be usable", async () => {
     expect((await start({ tlsCert: "x" })).code).toBe("config_invalid");
     expect((await start({ tlsCert: "x", tlsKey: "y" })).code).toBe("config_invalid");
