@@ -15,13 +15,13 @@ export interface CommandDeps {
   readonly signals: StopSignals;
 }
 
-/** Ctrl-C and SIGTERM as values. A second one ends the process with 130. */
+/** Ctrl-C and SIGTERM as values. A second Ctrl-C ends the process with 130; a second SIGTERM says nothing new. */
 export interface StopSignals {
   /** Aborts at the first signal, with a Fault `interrupted` as its reason. */
   readonly stopping: AbortSignal;
   /** Resolves with the first signal. */
   untilStop(): Promise<"SIGINT" | "SIGTERM">;
-  /** From now on every signal goes to this handler, the second one too. */
+  /** From now on every signal goes to this handler, the second Ctrl-C too, and one that has come already. */
   takeOver(handler: (signal: "SIGINT" | "SIGTERM") => void): void;
 }
 

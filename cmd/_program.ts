@@ -3,6 +3,10 @@ import { isCompiled } from "../src/core/spawn-self.ts";
 
 export const programName = (): string => (isCompiled() ? "darkbloom" : "npx bun bin/darkbloom.ts");
 
+/** A word of a ready-made line, quoted where a shell would take it apart. */
+export const shellWord = (word: string): string =>
+  /^[A-Za-z0-9_./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+
 export interface CurlTarget {
   /** Without `/v1`. */
   readonly url: string;
@@ -17,7 +21,9 @@ export const curlLine = ({ url, key, model }: CurlTarget): string => {
     stream: true,
     messages: [{ role: "user", content: "What is the capital of France?" }],
   });
-  return `curl -N ${url}/v1/chat/completions -H 'Authorization: Bearer ${key}' -H 'Content-Type: application/json' -d '${body}'`;
+  // A key that stands for a variable must be expanded by the shell.
+  const quote = key.startsWith("$") ? '"' : "'";
+  return `curl -N ${url}/v1/chat/completions -H ${quote}Authorization: Bearer ${key}${quote} -H 'Content-Type: application/json' -d '${body}'`;
 };
 
 /** The same in the official SDK's words. */

@@ -1,6 +1,7 @@
 /** Builds the real dependencies of the subcommands from configuration: log, native libraries, demo model. */
+import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, rename, stat } from "node:fs/promises";
+import { mkdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { EMBEDDED } from "../ffi/embedded.ts";
 import { prepareNative } from "../ffi/library.ts";
@@ -50,9 +51,14 @@ export const demoModelPath = async (config: Pick<Config, "cacheDir">): Promise<s
   const { size } = Bun.file(embedded);
   if (existsSync(path) && (await stat(path)).size === size) return path;
   await mkdir(dir, { recursive: true, mode: 0o700 });
-  const temporary = `${path}.${process.pid}.tmp`;
-  // Not copyFile: the system knows no files inside the executable.
-  await Bun.write(temporary, await Bun.file(embedded).bytes());
-  await rename(temporary, path);
+  // A name of its own each time: two checks of one process may unpack side by side.
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  try {
+    // Not copyFile: the system knows no files inside the executable.
+    await Bun.write(temporary, await Bun.file(embedded).bytes());
+    await rename(temporary, path);
+  } finally {
+    if (existsSync(temporary)) await rm(temporary, { force: true });
+  }
   return path;
 };

@@ -27,22 +27,27 @@ const writer =
     }
   };
 
-/** Handlers are installed at first use: a command that never waits keeps the system's own Ctrl-C. */
+/** Handlers are installed at first use. A signal that came before somebody took over is handed to them then. */
 const processSignals = (): StopSignals => {
   const controller = new AbortController();
   const { promise, resolve } = Promise.withResolvers<"SIGINT" | "SIGTERM">();
   let installed = false;
   let taken: ((signal: "SIGINT" | "SIGTERM") => void) | null = null;
+  let first: "SIGINT" | "SIGTERM" | null = null;
   const install = (): void => {
     if (installed) return;
     installed = true;
     for (const name of ["SIGINT", "SIGTERM"] as const)
       process.on(name, () => {
+        // Service managers and `timeout` send SIGTERM twice, to the process and to its group; only a person asks again.
+        if (first !== null && name === "SIGTERM") return;
+        const again = first !== null;
+        first ??= name;
         if (taken !== null) {
           taken(name);
           return;
         }
-        if (controller.signal.aborted) process.exit(EXIT_SECOND_SIGNAL);
+        if (again) process.exit(EXIT_SECOND_SIGNAL);
         controller.abort(new Fault("interrupted", "interrupted"));
         resolve(name);
       });
@@ -59,6 +64,7 @@ const processSignals = (): StopSignals => {
     takeOver(handler) {
       install();
       taken = handler;
+      if (first !== null) handler(first);
     },
   };
 };

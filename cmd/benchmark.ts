@@ -81,7 +81,7 @@ const benchmark = async (deps: CommandDeps, flags: BenchmarkFlags): Promise<void
   });
   const progress = createProgress(deps, json && !deps.isTty);
   const { stderr: write } = clearedBy(deps, progress);
-  const log = createLog({ clock: deps.clock, level: "warn", format: "text", write });
+  const log = createLog({ clock: deps.clock, level: "warn", format: json ? "json" : "text", write });
   const modelPath = config.provider.model ?? (await demoModelPath(config));
   const machine = await wireMachine(deps.clock, log);
   const onProgress = (step: string): void => progress.step(step);

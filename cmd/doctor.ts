@@ -131,7 +131,7 @@ const checkCoordinator = async ({ config }: DoctorDeps, signal: AbortSignal): Pr
 const checkVerdict = async ({ deps, config }: DoctorDeps): Promise<CheckResult> => {
   const reading = readState({ dataDir: config.dataDir, nowMs: deps.clock.nowMs() });
   const trust = reading?.state.trust ?? null;
-  if (reading === null || trust === null) return pass("no coordinator has judged this provider yet");
+  if (trust === null) return pass("no coordinator has judged this provider yet");
   const told = age(deps.clock.nowMs() - Date.parse(trust.at));
   const detail = `${trust.status}, trust level ${trust.trust_level}, told ${told}${trust.reason === null ? "" : ` (${trust.reason})`}`;
   if (trust.status === "online") return pass(detail);
@@ -142,7 +142,13 @@ const checkVerdict = async ({ deps, config }: DoctorDeps): Promise<CheckResult> 
 const checkDaemon = async ({ deps, config }: DoctorDeps): Promise<CheckResult> => {
   const daemon = daemonOf(deps, config);
   if (daemon === null) return pass("no provider has run in this folder");
-  if (!daemon.running) return pass(`not running, last phase ${daemon.phase}, ${age(daemon.age_s * SECOND_MS)}`);
+  const error = readState({ dataDir: config.dataDir, nowMs: deps.clock.nowMs() })?.state.last_error ?? null;
+  const told = error === null ? "" : `, last error ${age(deps.clock.nowMs() - Date.parse(error.at))}: ${error.message}`;
+  if (!daemon.running) {
+    const last = `not running, last phase ${daemon.phase}, ${age(daemon.age_s * SECOND_MS)}${told}`;
+    return error === null ? pass(last) : warn(last, error.hint);
+  }
+  if (error !== null) return fail(`running, phase ${daemon.phase}${told}`, error.hint);
   const detail = `running, phase ${daemon.phase}, state written ${age(daemon.age_s * SECOND_MS)}`;
   return daemon.stale ? warn(detail, "it may hang: stop it and start it again") : pass(detail);
 };
@@ -234,7 +240,8 @@ const doctor = async (deps: CommandDeps, flags: DoctorFlags): Promise<void> => {
   });
   const wrong = summary.fail + (flags.strict === true ? summary.warn : 0);
   if (wrong === 0) return;
-  const fix = checks.find((check) => check.status === "fail" && check.fix !== null)?.fix;
+  const fixes = checks.filter(({ status }) => status === "fail").map((check) => check.fix);
+  const fix = fixes.length === 1 ? fixes[0] : "each failed check above names what to do";
   throw new Fault("checks_failed", `${wrong} of ${checks.length} checks did not pass`, fix ? { hint: fix } : {});
 };
 

@@ -96,6 +96,20 @@ const runVerb = async (deps: CommandDeps, name: string, args: readonly string[])
   }
 };
 
+/** These end by themselves in their own order; every other command has nothing to put away and just ends. */
+const ENDS_ITSELF: ReadonlySet<string> = new Set(["start", "serve-coordinator", "demo"]);
+
+/** Throws `interrupted` at the first signal; what the command was doing ends with the process. */
+const untilInterrupted = async (deps: CommandDeps, name: string, running: Promise<void>): Promise<void> => {
+  const stopped = deps.signals.untilStop();
+  if (ENDS_ITSELF.has(name)) return running;
+  const interrupted = async (): Promise<never> => {
+    await stopped;
+    throw new Fault("interrupted", "interrupted");
+  };
+  await Promise.race([running, interrupted()]);
+};
+
 /** Runs one command line and returns its exit code; prints exactly one error, on stderr or as the last JSON line. */
 export const main = async (deps: CommandDeps, argv: readonly string[]): Promise<number> => {
   const [name, ...args] = argv;
@@ -104,11 +118,15 @@ export const main = async (deps: CommandDeps, argv: readonly string[]): Promise<
     else if (name === undefined || name === "--help" || name === "-h" || name === "help")
       deps.stdout(helpText(deps.version));
     else if (name === "_probe") return await (await import("./probe.ts")).runProbe(args);
-    else await runVerb(deps, name, args);
+    else await untilInterrupted(deps, name, runVerb(deps, name, args));
     return 0;
   } catch (thrown) {
     if (thrown instanceof ExitWith) return thrown.code;
     const fault = toFault(thrown);
+    if (fault.code === "interrupted") {
+      deps.stdout(argv.includes("--json") ? '{"event":"stopped"}\n' : "stopped\n");
+      return FAULTS.interrupted.exit;
+    }
     if (argv.includes("--json")) deps.stdout(`${JSON.stringify(toCliEvent(fault))}\n`);
     else deps.stderr(`${toCliText(fault)}\n`);
     if (fault.code === "internal") deps.stderr(`${JSON.stringify(errorFields(fault))}\n`);

@@ -37,14 +37,31 @@ export const checkEntityId = (prefix: "key" | "jt", id: string): void => {
     });
 };
 
-/** Columns for people; JSON lines for scripts. */
+const cell = (value: unknown): string => {
+  if (typeof value === "string") return value;
+  if (value === null) return "-";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return Array.isArray(value) ? value.join(",") : JSON.stringify(value);
+};
+
+const toTable = (items: readonly object[]): string => {
+  const names = Object.keys(items[0] ?? {});
+  const lines = [names, ...items.map((item) => Object.values(item).map(cell))];
+  const widths = names.map((_, column) => Math.max(...lines.map((line) => (line[column] ?? "").length)));
+  return lines
+    .map((line) =>
+      line
+        .map((text, i) => text.padEnd(widths[i] ?? 0))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
+};
+
+/** A table for people; JSON lines for scripts. */
 export const emitList = (deps: CommandDeps, json: boolean, items: readonly object[], empty: string): void => {
-  for (const item of items)
-    emit(deps, json, item, () =>
-      Object.values(item)
-        .map((value) => (value === null ? "-" : String(value)))
-        .join("  "),
-    );
+  if (json) for (const item of items) emit(deps, json, item, () => "");
+  else if (items.length > 0) deps.stdout(`${toTable(items)}\n`);
   if (items.length === 0 && !json) deps.stdout(`${empty}\n`);
 };
 

@@ -24,7 +24,7 @@ const writeWhole = async (path: string, text: string): Promise<void> => {
     await rm(draft, { force: true });
     const code = thrown instanceof Error && "code" in thrown ? String(thrown.code) : "unknown error";
     throw new Fault("io_failed", `the manifest could not be written to ${path} (${code})`, {
-      hint: "name a file in a folder that exists and may be written",
+      hint: code === "ENOSPC" ? "free disk space" : "name a file in a folder that exists and may be written",
       cause: thrown,
     });
   }

@@ -5,7 +5,7 @@ import { loadConfig, type Config } from "../src/core/config.ts";
 import { emit, type CommandDeps } from "./_deps.ts";
 import { wireAdmin, wireCoordinator } from "./_coordinator.ts";
 import { settingOption } from "./_options.ts";
-import { curlLine, programName } from "./_program.ts";
+import { curlLine, programName, shellWord } from "./_program.ts";
 import { wireLog } from "./_wire.ts";
 
 interface ServeFlags {
@@ -29,7 +29,7 @@ const readyLines = async (deps: CommandDeps, config: Config, coordinator: Coordi
   using admin = await wireAdmin(deps, config);
   const [keys, tokens] = [await admin.listKeys(), await admin.listJoinTokens()];
   const program = programName();
-  const data = ` --data-dir ${config.dataDir}`;
+  const data = ` --data-dir ${shellWord(config.dataDir)}`;
   const key = keys.some(({ disabled }) => !disabled)
     ? "$DARKBLOOM_KEY"
     : (await admin.createKey({ name: "first" })).key;

@@ -89,6 +89,10 @@ const checkStart = (flags: StartFlags, config: Config): string => {
     throw new Fault("usage", "neither a coordinator nor --local is given", {
       hint: "add --local to serve this machine, or --join <token> of a coordinator",
     });
+  if (flags.local !== true && config.provider.joinToken === null)
+    throw new Fault("usage", "no join token is given", {
+      hint: "add --join <token>; the coordinator's owner makes one with: darkbloom join-token create",
+    });
   const modelPath = requireModelPath(config);
   modelIdOf(modelPath, flags.id);
   if (!existsSync(modelPath))
@@ -130,8 +134,11 @@ const wireStart = async (deps: CommandDeps, flags: StartFlags, config: Config): 
       );
     },
     onFault: (fault) => {
-      log.warn("provider_fault", { fault: fault.code, reason: fault.reason, message: fault.message, hint: fault.hint });
-      if (json) return;
+      if (json || !deps.isTty) {
+        const { code, reason, message, hint } = fault;
+        log.warn("provider_fault", { fault: code, reason, message, hint });
+        return;
+      }
       progress.clear();
       deps.stderr(`${toCliText(fault)}\n`);
     },

@@ -180,9 +180,30 @@ export class Fault extends Error {
   }
 }
 
-/** Anything thrown that is not a Fault is our bug: keep the cause for the log, hide it from callers. */
-export const toFault = (thrown: unknown): Fault =>
-  thrown instanceof Fault ? thrown : new Fault("internal", "internal error", { cause: thrown });
+/** What the file system refuses to anybody, whatever was being written. */
+const SYSTEM_ERRORS: ReadonlyMap<unknown, readonly [message: string, hint: string]> = new Map([
+  ["ENOSPC", ["the disk is full", "free disk space"]],
+  ["EDQUOT", ["the disk quota is used up", "free disk space, or ask for a larger quota"]],
+  ["EROFS", ["the file system is read-only", "use a folder that may be written"]],
+  ["EACCES", ["a file or folder may not be used by this user", "check its owner and permissions"]],
+  ["EMFILE", ["too many files are open", "raise the limit: ulimit -n"]],
+] as const);
+
+/** The path goes into the hint alone, which only the owner of the machine reads. */
+const toSystemFault = (thrown: unknown): Fault | null => {
+  if (!(thrown instanceof Error) || !("code" in thrown)) return null;
+  const known = SYSTEM_ERRORS.get(thrown.code);
+  if (known === undefined) return null;
+  const [message, hint] = known;
+  const path = "path" in thrown && typeof thrown.path === "string" ? ` (${thrown.path})` : "";
+  return new Fault("io_failed", message, { hint: `${hint}${path}`, cause: thrown });
+};
+
+/** Anything thrown that is neither a Fault nor the system's refusal is our bug: keep the cause for the log, hide it from callers. */
+export const toFault = (thrown: unknown): Fault => {
+  if (thrown instanceof Fault) return thrown;
+  return toSystemFault(thrown) ?? new Fault("internal", "internal error", { cause: thrown });
+};
 
 /** States what must hold if the program is right. A failure is a bug, so it is no Fault. */
 export function assert(condition: unknown, message: string): asserts condition {

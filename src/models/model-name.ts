@@ -14,7 +14,11 @@ const hasDotSegment = (text: string): boolean => text.split("/").includes(".");
 export const checkModelId = (id: string): string => {
   const safe = /^[A-Za-z0-9._/-]+$/.test(id) && !id.startsWith("/") && !id.includes("..") && !hasDotSegment(id);
   if (!safe || id.length > CHARS_MAX)
-    throw usage("model id", id, "use letters, digits, . _ - and /, not starting with / and without ..");
+    throw usage(
+      "model id",
+      id,
+      `use up to ${CHARS_MAX} letters, digits, . _ - and /, not starting with / and without ..`,
+    );
   return id;
 };
 
@@ -22,7 +26,11 @@ export const checkModelId = (id: string): string => {
 export const checkVersion = (version: string): string => {
   const safe = /^[A-Za-z0-9._-]+$/.test(version) && !version.includes("..") && version !== ".";
   if (!safe || version.length > CHARS_MAX)
-    throw usage("version", version, "use letters, digits, . _ and -, without .., for example 2026-05-23-r1");
+    throw usage(
+      "version",
+      version,
+      `use up to ${CHARS_MAX} letters, digits, . _ and -, without .., for example 2026-05-23-r1`,
+    );
   return version;
 };
 

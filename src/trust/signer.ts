@@ -3,6 +3,7 @@ import { CompactSign, importPKCS8 } from "jose";
 import { createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes, type KeyObject } from "node:crypto";
 import {
   closeSync,
+  existsSync,
   fstatSync,
   fsyncSync,
   linkSync,
@@ -13,7 +14,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
-import { Fault } from "../core/fault.ts";
+import { Fault, toFault } from "../core/fault.ts";
 import { encodeIdentityKey, fingerprintOf, SIGNATURE_ALGORITHM, type SignedType } from "./jws.ts";
 
 export interface Signer {
@@ -54,11 +55,14 @@ export const openSoftwareSigner = async (path: string): Promise<Signer> => {
 
 const codeOf = (thrown: unknown): unknown => (thrown instanceof Error && "code" in thrown ? thrown.code : undefined);
 
-const ioFault = (path: string, doing: string, cause: unknown): Fault =>
-  new Fault("io_failed", `cannot ${doing} the identity key ${path}`, {
-    hint: "check the owner and permissions of its folder",
+const ioFault = (path: string, doing: string, cause: unknown): Fault => {
+  const system = toFault(cause);
+  const why = system.code === "io_failed" ? `: ${system.message}` : "";
+  return new Fault("io_failed", `cannot ${doing} the identity key ${path}${why}`, {
+    hint: codeOf(cause) === "ENOSPC" ? "free disk space" : "check the owner and permissions of its folder",
     cause,
   });
+};
 
 /** Null when there is no file. */
 const readKeyFile = (path: string): string | null => {
@@ -102,11 +106,16 @@ const createKeyFile = (path: string): string => {
   } catch (thrown) {
     if (codeOf(thrown) !== "EEXIST") throw ioFault(path, "create", thrown);
   } finally {
-    rmSync(draft, { force: true });
+    removeDraft(draft);
   }
   const pem = readKeyFile(path);
   if (pem === null) throw ioFault(path, "create", undefined);
   return pem;
+};
+
+/** A file system that refuses the draft refuses its removal, too; the first refusal is the one to tell. */
+const removeDraft = (draft: string): void => {
+  if (existsSync(draft)) rmSync(draft, { force: true });
 };
 
 const corrupt = (path: string): Fault =>
