@@ -33,7 +33,7 @@ const corsHeaders = (deps: HttpDeps): Record<string, string> =>
     : {
         "Access-Control-Allow-Origin": deps.options.corsOrigin,
         "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
-        "Access-Control-Allow-Headers": "Content-Type, Authorization, X-Request-ID",
+        "Access-Control-Allow-Headers": "Content-Type, Authorization, X-Request-ID, *",
         "Access-Control-Expose-Headers": "X-Request-ID, X-Inference-Job-ID, X-Timing, Retry-After",
         Vary: "Origin",
       };
