@@ -157,6 +157,8 @@ describe("http", () => {
     expect(options.status).toBe(204);
     expect(options.headers.get("access-control-allow-origin")).toBe("https://console.example");
     expect(options.headers.get("access-control-allow-methods")).toContain("PATCH");
+    // The official SDK adds headers of its own in a browser; a star covers all but Authorization.
+    expect(options.headers.get("access-control-allow-headers")).toBe("Content-Type, Authorization, X-Request-ID, *");
     expect((await harness.get("/health", { method: "HEAD" })).status).toBe(200);
     expect(harness.lines.join("")).not.toContain("secret=1");
   });
