@@ -148,10 +148,7 @@ describe("http", () => {
       message: "endpoint GET /v1/audio is not implemented",
       code: "invalid_request_error",
       param: null,
-      // The official SDK adds headers of its own in a browser; a star covers all but Authorization.
-    const preflight = await fetch(`${harness.coordinator.url}/v1/chat/completions`, { method: "OPTIONS" });
-    expect(preflight.headers.get("access-control-allow-headers")).toBe("Content-Type, Authorization, X-Request-ID, *");
-  });
+    });
     expect((await harness.get("/v1/chat/completions")).status).toBe(405);
     const options = await harness.get("/v1/chat/completions", { method: "OPTIONS", headers: {} });
     expect(options.status).toBe(204);
