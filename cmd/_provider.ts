@@ -45,9 +45,15 @@ export const wireMachine = async (clock: Clock, log: Log): Promise<Machine> => {
   return { hardware: await detectHardware(probe), readMetrics: () => readLiveMetrics(probe) };
 };
 
-/** One thread is left to everything that is not the engine. */
-export const engineThreads = (config: Pick<Config, "provider">, hardware: Hardware): number =>
-  config.provider.threads ?? Math.max(1, performanceCores(hardware) - 1);
+/**
+ * One thread is left to everything that is not the engine. Never more than there are CPUs: the engine's threads wait for each
+ * other by spinning, and 64 of them on 2 CPUs did not get through one token in 40 s.
+ */
+export const engineThreads = (config: Pick<Config, "provider">, hardware: Pick<Hardware, "cpu_cores">): number =>
+  Math.min(
+    config.provider.threads ?? Math.max(1, performanceCores(hardware) - 1),
+    Math.max(1, hardware.cpu_cores.total),
+  );
 
 export interface EngineWiring {
   readonly deps: CommandDeps;
