@@ -25,6 +25,10 @@ export interface StopSignals {
   takeOver(handler: (signal: "SIGINT" | "SIGTERM") => void): void;
 }
 
+/** Last line of a command that a signal ended, for scripts and for people. */
+export const STOPPED_JSON = '{"event":"stopped"}';
+export const STOPPED_TEXT = "stopped";
+
 /** Thrown to end with a code after everything has been said. */
 export class ExitWith {
   readonly code: number;

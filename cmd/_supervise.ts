@@ -3,7 +3,7 @@ import { quietCrash } from "../ffi/run-child.ts";
 import type { Config } from "../src/core/config.ts";
 import { selfCommand } from "../src/core/spawn-self.ts";
 import { runSupervised, type SupervisedChild } from "../src/provider/supervisor.ts";
-import { emit, ExitWith, type CommandDeps } from "./_deps.ts";
+import { ExitWith, STOPPED_JSON, STOPPED_TEXT, type CommandDeps } from "./_deps.ts";
 import { modelIdOf, requireModelPath } from "./_provider.ts";
 import type { StartFlags } from "./start.ts";
 import { wireLog } from "./_wire.ts";
@@ -41,12 +41,17 @@ const spawnChild = (flags: StartFlags): SupervisedChild => {
 /** Runs until the child ends for good; its exit code becomes ours. Throws `model_crashed`. */
 export const superviseStart = async (deps: CommandDeps, flags: StartFlags, config: Config): Promise<void> => {
   const json = flags.json ?? false;
+  // A child that a signal meets before it listens for signals ends without a word.
+  let saidStopped = false;
   const end = await runSupervised(
     {
       clock: deps.clock,
       log: wireLog(deps, config, json),
       spawnChild: () => spawnChild(flags),
-      writeLine: (line) => deps.stdout(`${line}\n`),
+      writeLine: (line) => {
+        saidStopped = line === (json ? STOPPED_JSON : STOPPED_TEXT);
+        deps.stdout(`${line}\n`);
+      },
       onStopSignal: (handler) => deps.signals.takeOver(handler),
     },
     {
@@ -58,6 +63,6 @@ export const superviseStart = async (deps: CommandDeps, flags: StartFlags, confi
     },
   );
   if (end.fault !== null) throw end.fault;
-  if (end.exitCode === 0 && !end.childSaidGoodbye) emit(deps, json, { event: "stopped" }, () => "stopped");
+  if (end.exitCode === 0 && !saidStopped) deps.stdout(`${json ? STOPPED_JSON : STOPPED_TEXT}\n`);
   if (end.exitCode !== 0) throw new ExitWith(end.exitCode);
 };

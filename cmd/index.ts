@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { Fault, FAULTS, toFault } from "../src/core/fault.ts";
 import { toCliEvent, toCliText } from "../src/core/fault-render.ts";
 import { errorFields } from "../src/core/log.ts";
-import { ExitWith, type CommandDeps } from "./_deps.ts";
+import { ExitWith, STOPPED_JSON, STOPPED_TEXT, type CommandDeps } from "./_deps.ts";
 
 interface Verb {
   readonly description: string;
@@ -124,7 +124,7 @@ export const main = async (deps: CommandDeps, argv: readonly string[]): Promise<
     if (thrown instanceof ExitWith) return thrown.code;
     const fault = toFault(thrown);
     if (fault.code === "interrupted") {
-      deps.stdout(argv.includes("--json") ? '{"event":"stopped"}\n' : "stopped\n");
+      deps.stdout(`${argv.includes("--json") ? STOPPED_JSON : STOPPED_TEXT}\n`);
       return FAULTS.interrupted.exit;
     }
     if (argv.includes("--json")) deps.stdout(`${JSON.stringify(toCliEvent(fault))}\n`);

@@ -120,6 +120,8 @@ const wireStart = async (deps: CommandDeps, flags: StartFlags, config: Config): 
   };
   const events: ProviderEvents = {
     onPhase: (phase) => {
+      // "stopped" is the last line; a load that it cuts off says nothing more.
+      if (deps.signals.stopping.aborted) return;
       if (json) emit(deps, json, { event: "phase", phase }, () => "");
       else progress.step(phase);
     },

@@ -1,5 +1,6 @@
 /** Under which URLs consumers and providers reach a coordinator. */
 import { isIP } from "node:net";
+import { networkInterfaces } from "node:os";
 import { Fault } from "../core/fault.ts";
 
 /** Path of the provider link, which is upgraded before any handler runs. */
@@ -26,8 +27,22 @@ const isBaseUrl = (text: string): boolean => {
   return (protocol === "http:" || protocol === "https:") && search === "" && hash === "";
 };
 
+type Interfaces = ReturnType<typeof networkInterfaces>;
+
+/** Nobody else can dial "every address of this machine": its first outward one stands for it. */
+const dialable = (host: string, interfaces: Interfaces): string => {
+  if (host !== "0.0.0.0" && host !== "::") return host;
+  const outward = Object.values(interfaces).flatMap((list) => list ?? []);
+  return outward.find(({ internal, family }) => !internal && family === "IPv4")?.address ?? host;
+};
+
 /** Throws `config_invalid` for a public URL that is none. */
-export const addressOf = ({ host, publicUrl, tlsCert }: AddressOptions, port: number): Address => {
+export const addressOf = (
+  { host: bound, publicUrl, tlsCert }: AddressOptions,
+  port: number,
+  interfaces: Interfaces = networkInterfaces(),
+): Address => {
+  const host = dialable(bound, interfaces);
   if (publicUrl !== null && !isBaseUrl(publicUrl))
     throw new Fault("config_invalid", "the public URL is no http or https URL", {
       hint: "write it like https://coordinator.example",

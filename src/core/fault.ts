@@ -195,8 +195,10 @@ const toSystemFault = (thrown: unknown): Fault | null => {
   const known = SYSTEM_ERRORS.get(thrown.code);
   if (known === undefined) return null;
   const [message, hint] = known;
-  const path = "path" in thrown && typeof thrown.path === "string" ? ` (${thrown.path})` : "";
-  return new Fault("io_failed", message, { hint: `${hint}${path}`, cause: thrown });
+  // Of a copy, the second path is the one that could not be written.
+  const { path, dest } = thrown as NodeJS.ErrnoException & { readonly dest?: string };
+  const place = dest ?? path;
+  return new Fault("io_failed", message, { hint: place === undefined ? hint : `${hint} (${place})`, cause: thrown });
 };
 
 /** Anything thrown that is neither a Fault nor the system's refusal is our bug: keep the cause for the log, hide it from callers. */

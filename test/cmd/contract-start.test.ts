@@ -245,3 +245,27 @@ describe("accounts while the coordinator runs", () => {
     DEADLINE_MS,
   );
 });
+
+describe("an early signal", () => {
+  test.each([50, 120, 200, 300])("%i ms after the start still ends with one last word", async (afterMs) => {
+    const dataDir = join(dir.path, `early-${afterMs}`);
+    const args = ["--port", "0", "--model", DEMO_MODEL, "--data-dir", dataDir];
+    await using local = startDarkbloom(["start", "--local", "--json", ...args]);
+    // The moment itself is what is tried.
+    await Bun.sleep(afterMs);
+    local.kill("SIGTERM");
+    await local.exited;
+    // Before the program has begun, the system's own end is all there is.
+    if (local.lines.length > 0) expect(local.lines.at(-1)).toEqual({ event: "stopped" });
+  });
+
+  test("sent twice as SIGTERM, as service managers do, is one signal", async () => {
+    const args = ["--port", "0", "--model", DEMO_MODEL, "--data-dir", join(dir.path, "twice")];
+    await using local = startDarkbloom(["start", "--local", "--json", ...args]);
+    await local.event("serving");
+    local.kill("SIGTERM");
+    local.kill("SIGTERM");
+    expect(await local.exited).toBe(0);
+    expect(local.lines.at(-1)).toEqual({ event: "stopped" });
+  });
+});

@@ -35,6 +35,19 @@ describe("fault", () => {
     expect(JSON.stringify(toStreamErrorBody(fault))).not.toContain("prompt text");
   });
 
+  test("what the file system refuses is told, with its path for the owner alone", () => {
+    const refusal = Object.assign(new Error("ENOSPC: no space left, copyfile '/a' -> '/home/me/b'"), {
+      code: "ENOSPC",
+      path: "/a",
+      dest: "/home/me/b",
+    });
+    const fault = toFault(refusal);
+    expect(fault).toMatchObject({ code: "io_failed", message: "the disk is full" });
+    expect(toCliText(fault)).toContain("free disk space (/home/me/b)");
+    expect(JSON.stringify(toHttpBody(fault))).not.toContain("/home/me");
+    expect(toFault(Object.assign(new Error("x"), { code: "ENOENT" })).code).toBe("internal");
+  });
+
   test("the HTTP envelope always has its four keys, param null when unset", () => {
     for (const code of CODES) {
       const { error } = toHttpBody(new Fault(code, "m"));
