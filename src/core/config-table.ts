@@ -190,7 +190,7 @@ export const SETTINGS = {
       default: null,
       min: 0,
       max: 100_000,
-      description: "model layers on the GPU; default all that fit",
+      description: "model layers on the GPU; default all",
     },
     localHost: { type: "text", default: "127.0.0.1", description: "address of the local endpoint" },
     localPort: { type: "integer", default: 8000, min: 0, max: 65_535, description: "port of the local endpoint" },

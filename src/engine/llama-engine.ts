@@ -26,7 +26,7 @@ export interface LlamaEngineOptions {
   readonly contextTokens: number | null;
   readonly rows: number;
   readonly threads: number;
-  /** Layers kept on a GPU; null = all that fit. */
+  /** Layers kept on a GPU; null = all. */
   readonly gpuLayers: number | null;
   readonly clock: Clock;
   readonly log: Log;

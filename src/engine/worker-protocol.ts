@@ -20,7 +20,7 @@ export interface OpenSpec {
   readonly contextTokens: number | null;
   readonly rows: number;
   readonly threads: number;
-  /** null = all that fit. */
+  /** null = all. */
   readonly gpuLayers: number | null;
 }
 

@@ -43,7 +43,11 @@ const assistantContent = z.union(
 const toolCall = z.object({
   id: unicode.min(1).max(NAME_CHARS_MAX),
   type: z.literal("function"),
-  function: z.object({ name: unicode.min(1).max(NAME_CHARS_MAX), arguments: unicode }),
+  function: z.object({
+    name: unicode.min(1).max(NAME_CHARS_MAX),
+    // Clients send back an empty text for a call without arguments; templates parse it as JSON.
+    arguments: unicode.overwrite((text) => (text.trim() === "" ? "{}" : text)),
+  }),
 });
 
 const assistantMessage = z

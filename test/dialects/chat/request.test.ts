@@ -24,6 +24,12 @@ const TOOL = { type: "function", function: { name: "f", parameters: { type: "obj
 const CALL = { id: "call_1", type: "function", function: { name: "f", arguments: "{}" } };
 
 describe("what is taken", () => {
+  test("a call sent back with empty arguments means an empty object", () => {
+    const call = { ...CALL, function: { name: "f", arguments: " " } };
+    const { messages } = decode({ model: "m", messages: [{ role: "assistant", content: null, tool_calls: [call] }] });
+    expect(messages).toEqual([{ role: "assistant", content: null, tool_calls: [CALL as never] }]);
+  });
+
   test("every role, text as string or parts", () => {
     const { messages } = decode({
       model: "m",
