@@ -160,7 +160,9 @@ export class Link {
     for (const effect of effects) this.#perform(effect);
     this.#armDeadline();
     if (before.phase !== after.phase) {
-      this.#deps.log.info("link_moved", { from: before.phase, to: after.phase });
+      // The steps between are noise to whoever reads along.
+      const matters = before.phase === "serving" || after.phase === "serving";
+      this.#deps.log[matters ? "info" : "debug"]("link_moved", { from: before.phase, to: after.phase });
       // Routing starts here: it should know at once how much this provider takes.
       if (after.phase === "serving") this.#sendHeartbeat();
       this.#handlers.onState(after);

@@ -52,7 +52,7 @@ const handle = async (operations: AdminOperations, log: Log, request: Request): 
     if (!parsed.success) throw new Fault("usage", "not an admin operation");
     const { operation, input } = parsed.data;
     const result = await invoke(operations, operation, input);
-    log.info("admin_operation_done", { operation });
+    log[operation.startsWith("list") ? "debug" : "info"]("admin_operation_done", { operation });
     return jsonResponse({ result: result ?? null });
   } catch (thrown) {
     const fault = toFault(thrown);
