@@ -135,7 +135,7 @@ const refuseUnknownKeys = (path: string, sections: readonly Section[]): void => 
   for (const key of Object.keys(readYaml(path)))
     if (!known.has(key))
       throw new Fault("config_invalid", `${path}: unknown setting ${JSON.stringify(key.slice(0, 60))}`, {
-        hint: "see `darkbloom doctor` for all settings",
+        hint: "see `darkbloom doctor --settings` for all settings",
       });
 };
 
