@@ -258,14 +258,4 @@ describe("an early signal", () => {
     // Before the program has begun, the system's own end is all there is.
     if (local.lines.length > 0) expect(local.lines.at(-1)).toEqual({ event: "stopped" });
   });
-
-  test("sent twice as SIGTERM, as service managers do, is one signal", async () => {
-    const args = ["--port", "0", "--model", DEMO_MODEL, "--data-dir", join(dir.path, "twice")];
-    await using local = startDarkbloom(["start", "--local", "--json", ...args]);
-    await local.event("serving");
-    local.kill("SIGTERM");
-    local.kill("SIGTERM");
-    expect(await local.exited).toBe(0);
-    expect(local.lines.at(-1)).toEqual({ event: "stopped" });
-  });
 });

@@ -294,6 +294,27 @@ describe("Ctrl-C of the demo", () => {
   );
 });
 
+test(
+  "a second SIGTERM, which service managers send to the group, does not cut the drain short",
+  async () => {
+    await using network = await startNetwork(join(dir.path, "t"));
+    const { coordinator, key } = network;
+    const stream = longStream({ baseUrl: coordinator.url, key, body: capitalQuestion() });
+    const end = stream.result.catch(() => null);
+    await stream.started;
+    coordinator.process.kill("SIGTERM");
+    const request = { baseUrl: coordinator.url, key, body: capitalQuestion() };
+    await waitFor("the first signal to arrive", async () => (await streamChat(request)).status === 429, 5_000);
+    coordinator.process.kill("SIGTERM");
+    for (let i = 0; i < 3; i++) expect((await streamChat(request)).status).toBe(429);
+    // A person still can.
+    coordinator.process.kill("SIGINT");
+    expect(await coordinator.process.exited).toBe(130);
+    await end;
+  },
+  DEADLINE_MS,
+);
+
 describe("a second Ctrl-C", () => {
   test(
     "ends start at once with 130",
