@@ -4,10 +4,16 @@ import { Fault, toFault } from "../core/fault.ts";
 import type { Random } from "../core/ids.ts";
 import type { Log } from "../core/log.ts";
 import type { Engine } from "../engine/engine.ts";
-import { acquireLock, releaseOwnLock, systemProcesses, type ProcessProbe } from "./instance-lock.ts";
-import { removeLocalRecord } from "./local-record.ts";
+import { acquireLock, releaseOwnLock, systemProcesses, type ProcessProbe } from "./state/instance-lock.ts";
+import { removeLocalRecord } from "./local/local-record.ts";
 import { Slots, type EngineEnd } from "./slots.ts";
-import { markStopped, openStateWriter, type ProviderPhase, type StateStart, type StateWriter } from "./state-file.ts";
+import {
+  markStopped,
+  openStateWriter,
+  type ProviderPhase,
+  type StateStart,
+  type StateWriter,
+} from "./state/state-file.ts";
 
 /** The phases of the contract for scripts; others are only in the state file. */
 export type StartPhase = "hashing" | "loading" | "connecting";

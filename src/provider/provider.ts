@@ -9,16 +9,16 @@ import { providerIdOf } from "../trust/provider-id.ts";
 import { ProviderKeys } from "../trust/seal.ts";
 import type { Signer } from "../trust/signer.ts";
 import { parseJoinToken } from "../trust/tokens.ts";
-import { drainingFault } from "./attempt.ts";
-import { toCoordinatorUrl } from "./coordinator-url.ts";
-import { toHeartbeat } from "./heartbeat.ts";
-import { Jobs } from "./jobs.ts";
+import { drainingFault } from "./jobs/attempt.ts";
+import { toCoordinatorUrl } from "./link/coordinator-url.ts";
+import { toHeartbeat } from "./link/heartbeat.ts";
+import { Jobs } from "./jobs/jobs.ts";
 import { Lifecycle, type LifecycleDeps, type ProviderEnd, type ProviderEvents, type ServedModel } from "./lifecycle.ts";
-import { isConnected, type LinkState } from "./link-machine.ts";
-import type { OpenLinkSocket } from "./link-socket.ts";
-import { Link } from "./link.ts";
-import type { LiveMetrics } from "./live-metrics.ts";
-import { Registrar, type AdvertisedModel, type SystemFacts } from "./registration.ts";
+import { isConnected, type LinkState } from "./link/link-machine.ts";
+import type { OpenLinkSocket } from "./link/link-socket.ts";
+import { Link } from "./link/link.ts";
+import type { LiveMetrics } from "./hardware/live-metrics.ts";
+import { Registrar, type AdvertisedModel, type SystemFacts } from "./link/registration.ts";
 
 type TrustStatusMessage = Extract<CoordinatorMessage, { type: "trust_status" }>;
 

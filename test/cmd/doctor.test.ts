@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { systemClock } from "../../src/core/clock.ts";
-import { openStateWriter } from "../../src/provider/state-file.ts";
+import { openStateWriter } from "../../src/provider/state/state-file.ts";
 import { runDarkbloom } from "../support/darkbloom-process.ts";
 import { memoryLog } from "../support/memory-log.ts";
 import { tempDir } from "../support/temp-dir.ts";

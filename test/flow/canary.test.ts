@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { createLog } from "../../src/core/log.ts";
-import { writeLocalRecord } from "../../src/provider/local-record.ts";
+import { writeLocalRecord } from "../../src/provider/local/local-record.ts";
 import { filesBelow, findLeaks, writtenForms, type Leak, type Place } from "../support/canary.ts";
 import { streamChat, type StreamResult } from "../support/chat-stream.ts";
 import {

@@ -4,7 +4,7 @@ import * as fc from "fast-check";
 import type { CompletionEvent } from "../../src/core/completion.ts";
 import { createIds, systemRandom } from "../../src/core/ids.ts";
 import { CHUNK_FLUSH_BYTES } from "../../src/core/limits.ts";
-import { ChunkWriter, FlushTurn } from "../../src/provider/chunk-writer.ts";
+import { ChunkWriter, FlushTurn } from "../../src/provider/jobs/chunk-writer.ts";
 import { decodeFrame, FRAME_KIND, type Frame, type FrameCipher } from "../../src/protocol/frames.ts";
 import { decodeEvents, decodeTerminal } from "../../src/protocol/payloads.ts";
 import { createFakeClock } from "../support/fake-clock.ts";

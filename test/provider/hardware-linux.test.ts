@@ -3,9 +3,9 @@ import { describe, expect, test } from "bun:test";
 import { systemClock } from "../../src/core/clock.ts";
 import { hardwareSchema } from "../../src/core/hardware.ts";
 import { createLog } from "../../src/core/log.ts";
-import { detectHardware, performanceCores, readLiveMetrics } from "../../src/provider/hardware.ts";
-import { parseCgroups, parseCpuInfo, parseCpuList } from "../../src/provider/hardware-linux.ts";
-import { systemProbe } from "../../src/provider/system-probe.ts";
+import { detectHardware, performanceCores, readLiveMetrics } from "../../src/provider/hardware/hardware.ts";
+import { parseCgroups, parseCpuInfo, parseCpuList } from "../../src/provider/hardware/hardware-linux.ts";
+import { systemProbe } from "../../src/provider/hardware/system-probe.ts";
 import { sample, sampleProbe } from "./hardware-probe.ts";
 
 const GIB = 2 ** 30;

@@ -1,7 +1,7 @@
 /** macOS parsers on samples (their README says what each follows), and detection made of them. */
 import { describe, expect, test } from "bun:test";
 import { hardwareSchema } from "../../src/core/hardware.ts";
-import { detectHardware, performanceCores, readLiveMetrics } from "../../src/provider/hardware.ts";
+import { detectHardware, performanceCores, readLiveMetrics } from "../../src/provider/hardware/hardware.ts";
 import {
   availableBytesOf,
   memoryPressureOf,
@@ -9,8 +9,8 @@ import {
   parseLoadAverage,
   parseThermal,
   parseVmStat,
-} from "../../src/provider/hardware-macos.ts";
-import { bandwidthOf, chipOf } from "../../src/provider/hardware-tables.ts";
+} from "../../src/provider/hardware/hardware-macos.ts";
+import { bandwidthOf, chipOf } from "../../src/provider/hardware/hardware-tables.ts";
 import { sample, sampleProbe } from "./hardware-probe.ts";
 
 const SYSCTL =

@@ -1,7 +1,7 @@
 /** A machine made of samples, for hardware tests. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { SystemProbe } from "../../src/provider/system-probe.ts";
+import type { SystemProbe } from "../../src/provider/hardware/system-probe.ts";
 
 export const sample = (name: string): string => readFileSync(join(import.meta.dir, "hardware-samples", name), "utf8");
 

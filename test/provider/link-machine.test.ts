@@ -10,7 +10,7 @@ import {
   stepLink,
   type LinkEvent,
   type LinkState,
-} from "../../src/provider/link-machine.ts";
+} from "../../src/provider/link/link-machine.ts";
 
 const EVENTS: fc.Arbitrary<LinkEvent> = fc.oneof(
   fc.constant<LinkEvent>({ type: "start" }),

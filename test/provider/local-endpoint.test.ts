@@ -7,7 +7,7 @@ import { Fault } from "../../src/core/fault.ts";
 import { createIds, systemRandom } from "../../src/core/ids.ts";
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from "../../src/engine/fake-engine.ts";
 import { fakeText } from "../../src/engine/fake-plan.ts";
-import { startLocalEndpoint, type LocalEndpoint } from "../../src/provider/local-endpoint.ts";
+import { startLocalEndpoint, type LocalEndpoint } from "../../src/provider/local/local-endpoint.ts";
 import { Slots } from "../../src/provider/slots.ts";
 import { faultOf } from "../support/fault-of.ts";
 import { memoryLog } from "../support/memory-log.ts";

@@ -8,9 +8,9 @@ import { createIds, systemRandom } from "../../src/core/ids.ts";
 import type { Engine } from "../../src/engine/engine.ts";
 import { createFakeEngine } from "../../src/engine/fake-engine.ts";
 import { EXIT_ENGINE_LOST } from "../../src/provider/lifecycle.ts";
-import { startLocalProvider, type LocalProviderOptions } from "../../src/provider/local-provider.ts";
-import { readLocalRecord } from "../../src/provider/local-record.ts";
-import { readState } from "../../src/provider/state-file.ts";
+import { startLocalProvider, type LocalProviderOptions } from "../../src/provider/local/local-provider.ts";
+import { readLocalRecord } from "../../src/provider/local/local-record.ts";
+import { readState } from "../../src/provider/state/state-file.ts";
 import { memoryLog } from "../support/memory-log.ts";
 import { tempDir } from "../support/temp-dir.ts";
 

@@ -11,8 +11,8 @@ import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from "../..
 import { fakeText } from "../../src/engine/fake-plan.ts";
 import { EXIT_ENGINE_LOST, type ProviderServing, type StartPhase } from "../../src/provider/lifecycle.ts";
 import { startProvider, type Provider, type ProviderOptions } from "../../src/provider/provider.ts";
-import { openLinkSocket, type OpenLinkSocket } from "../../src/provider/link-socket.ts";
-import { readState } from "../../src/provider/state-file.ts";
+import { openLinkSocket, type OpenLinkSocket } from "../../src/provider/link/link-socket.ts";
+import { readState } from "../../src/provider/state/state-file.ts";
 import { openSoftwareSigner } from "../../src/trust/signer.ts";
 import { makeJoinToken } from "../../src/trust/tokens.ts";
 import { memoryLog } from "../support/memory-log.ts";

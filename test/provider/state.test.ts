@@ -5,23 +5,23 @@ import { join } from "node:path";
 import * as fc from "fast-check";
 import { Fault } from "../../src/core/fault.ts";
 import { systemRandom } from "../../src/core/ids.ts";
-import { toCoordinatorUrl } from "../../src/provider/coordinator-url.ts";
+import { toCoordinatorUrl } from "../../src/provider/link/coordinator-url.ts";
 import {
   acquireLock,
   lockPath,
   readLockPid,
   systemProcesses,
   type ProcessProbe,
-} from "../../src/provider/instance-lock.ts";
+} from "../../src/provider/state/instance-lock.ts";
 import {
   localKeyPath,
   openLocalKey,
   readLocalRecord,
   removeLocalRecord,
   writeLocalRecord,
-} from "../../src/provider/local-record.ts";
-import { openStateWriter, readState, statePath, type StateStart } from "../../src/provider/state-file.ts";
-import { Tombstones } from "../../src/provider/tombstones.ts";
+} from "../../src/provider/local/local-record.ts";
+import { openStateWriter, readState, statePath, type StateStart } from "../../src/provider/state/state-file.ts";
+import { Tombstones } from "../../src/provider/jobs/tombstones.ts";
 import { createFakeClock } from "../support/fake-clock.ts";
 import { faultOf } from "../support/fault-of.ts";
 import { memoryLog } from "../support/memory-log.ts";
@@ -146,7 +146,7 @@ describe("the lock", () => {
     await using dir = await tempDir();
     writeFileSync(lockPath(dir.path), "999999999\nx\n");
     const script = `
-      import { acquireLock, systemProcesses } from ${JSON.stringify(join(import.meta.dir, "../../src/provider/instance-lock.ts"))};
+      import { acquireLock, systemProcesses } from ${JSON.stringify(join(import.meta.dir, "../../src/provider/state/instance-lock.ts"))};
       import { systemRandom } from ${JSON.stringify(join(import.meta.dir, "../../src/core/ids.ts"))};
       try { acquireLock({ random: systemRandom(), processes: systemProcesses() }, ${JSON.stringify(dir.path)}); console.log("won"); }
       catch (error) { console.log(error.code); }

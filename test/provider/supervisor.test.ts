@@ -10,7 +10,7 @@ import {
   markedModels,
   readCrashRecord,
   writeCrashRecord,
-} from "../../src/provider/crash-record.ts";
+} from "../../src/provider/state/crash-record.ts";
 import { EXIT_ENGINE_LOST } from "../../src/provider/lifecycle.ts";
 import {
   INITIAL_SUPERVISOR,
@@ -20,13 +20,13 @@ import {
   supervisorDueMs,
   type StopSignal,
   type SupervisorEvent,
-} from "../../src/provider/supervisor-machine.ts";
+} from "../../src/provider/supervisor/supervisor-machine.ts";
 import {
   runSupervised,
   type SupervisedChild,
   type SupervisorDeps,
   type SupervisorOptions,
-} from "../../src/provider/supervisor.ts";
+} from "../../src/provider/supervisor/supervisor.ts";
 import { memoryLog } from "../support/memory-log.ts";
 import { tempDir } from "../support/temp-dir.ts";
 import { waitFor } from "../support/wait.ts";

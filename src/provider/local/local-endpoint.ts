@@ -1,16 +1,16 @@
 /** The OpenAI endpoint of `start --local`: one key, one machine, no coordinator; same bodies and errors as the coordinator's. */
-import { bearerToken, constantTimeEqual, faultResponse, jsonResponse, pathOf, requestIdOf } from "../core/http.ts";
-import { sleep, type Clock } from "../core/clock.ts";
-import { Fault, toFault } from "../core/fault.ts";
-import type { Ids } from "../core/ids.ts";
-import { SERVER_BODY_BYTES_MAX } from "../core/limits.ts";
-import { errorFields, type Log } from "../core/log.ts";
-import { chatOpenApi } from "../dialects/openapi.ts";
-import { renderModel, renderModelList, type ModelEntry } from "../dialects/models.ts";
-import type { Engine } from "../engine/engine.ts";
-import { isLoopbackHost } from "./coordinator-url.ts";
+import { bearerToken, constantTimeEqual, faultResponse, jsonResponse, pathOf, requestIdOf } from "../../core/http.ts";
+import { sleep, type Clock } from "../../core/clock.ts";
+import { Fault, toFault } from "../../core/fault.ts";
+import type { Ids } from "../../core/ids.ts";
+import { SERVER_BODY_BYTES_MAX } from "../../core/limits.ts";
+import { errorFields, type Log } from "../../core/log.ts";
+import { chatOpenApi } from "../../dialects/openapi.ts";
+import { renderModel, renderModelList, type ModelEntry } from "../../dialects/models.ts";
+import type { Engine } from "../../engine/engine.ts";
+import { isLoopbackHost } from "../link/coordinator-url.ts";
 import { LocalChat } from "./local-chat.ts";
-import type { Slots } from "./slots.ts";
+import type { Slots } from "../slots.ts";
 
 export interface LocalEndpointDeps {
   readonly clock: Clock;

@@ -1,6 +1,6 @@
 /** Lowers a chat request of the API to what an engine runs. */
-import { tokensMaxOf, type ChatRequest } from "../dialects/chat/request.ts";
-import type { GenerateRequest, SamplingOptions } from "../engine/engine.ts";
+import { tokensMaxOf, type ChatRequest } from "../../dialects/chat/request.ts";
+import type { GenerateRequest, SamplingOptions } from "../../engine/engine.ts";
 
 export interface GenerateBounds {
   /** Bound that whoever relays the request set beside the consumer's own. */

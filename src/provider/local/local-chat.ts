@@ -1,15 +1,15 @@
 /** `POST /v1/chat/completions` of the local endpoint: body, request, model, engine, answer; counted, bounded and drained. */
-import { readBody } from "../core/http.ts";
-import type { Clock } from "../core/clock.ts";
-import type { CompletionStream } from "../core/completion.ts";
-import { Fault } from "../core/fault.ts";
-import type { Ids } from "../core/ids.ts";
-import { INFERENCE_BODY_BYTES_MAX } from "../core/limits.ts";
-import type { Log } from "../core/log.ts";
-import { decodeChatRequest, type ChatRequest } from "../dialects/chat/request.ts";
-import { respondChat } from "../dialects/respond-chat.ts";
-import type { SlotLease, Slots } from "./slots.ts";
-import { toGenerateRequest } from "./to-generate-request.ts";
+import { readBody } from "../../core/http.ts";
+import type { Clock } from "../../core/clock.ts";
+import type { CompletionStream } from "../../core/completion.ts";
+import { Fault } from "../../core/fault.ts";
+import type { Ids } from "../../core/ids.ts";
+import { INFERENCE_BODY_BYTES_MAX } from "../../core/limits.ts";
+import type { Log } from "../../core/log.ts";
+import { decodeChatRequest, type ChatRequest } from "../../dialects/chat/request.ts";
+import { respondChat } from "../../dialects/respond-chat.ts";
+import type { SlotLease, Slots } from "../slots.ts";
+import { toGenerateRequest } from "../jobs/to-generate-request.ts";
 
 export interface LocalChatDeps {
   readonly clock: Clock;

@@ -5,8 +5,8 @@
  *                   │  └─clean exit──────────────────────────► done
  *                   └─stop─► stopping ─exit, or killed at the deadline─► done       (stop while waiting: done at once)
  */
-import type { Fault } from "../core/fault.ts";
-import { EXIT_ENGINE_LOST } from "./lifecycle.ts";
+import type { Fault } from "../../core/fault.ts";
+import { EXIT_ENGINE_LOST } from "../lifecycle.ts";
 
 export type StopSignal = "SIGINT" | "SIGTERM";
 

@@ -1,6 +1,6 @@
 /** Reads what Linux says about the machine and about the share of it that this process may use (affinity, cgroups v1 and v2). */
-import type { Hardware } from "../core/hardware.ts";
-import { GIB, KIB } from "../core/units.ts";
+import type { Hardware } from "../../core/hardware.ts";
+import { GIB, KIB } from "../../core/units.ts";
 import { bandwidthOf, chipOf } from "./hardware-tables.ts";
 import type { LiveMetrics } from "./live-metrics.ts";
 import type { SystemProbe } from "./system-probe.ts";

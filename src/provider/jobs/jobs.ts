@@ -1,15 +1,15 @@
 /** All attempts of this provider: takes requests, parts and cancels from a connection, bounds them, and drains. */
-import type { Clock } from "../core/clock.ts";
-import { Fault } from "../core/fault.ts";
-import { toWireError } from "../core/fault-render.ts";
-import { REQUEST_BYTES_MAX } from "../core/limits.ts";
-import type { Log } from "../core/log.ts";
-import { FRAME_KIND, type Frame } from "../protocol/frames.ts";
-import type { ProviderKeys } from "../trust/seal.ts";
+import type { Clock } from "../../core/clock.ts";
+import { Fault } from "../../core/fault.ts";
+import { toWireError } from "../../core/fault-render.ts";
+import { REQUEST_BYTES_MAX } from "../../core/limits.ts";
+import type { Log } from "../../core/log.ts";
+import { FRAME_KIND, type Frame } from "../../protocol/frames.ts";
+import type { ProviderKeys } from "../../trust/seal.ts";
 import { Attempt, drainingFault, type AttemptEnd, type InferenceRequest } from "./attempt.ts";
 import { FlushTurn } from "./chunk-writer.ts";
-import type { Connection } from "./connection.ts";
-import type { Slots } from "./slots.ts";
+import type { Connection } from "../link/connection.ts";
+import type { Slots } from "../slots.ts";
 import { Tombstones } from "./tombstones.ts";
 
 export interface JobsDeps {

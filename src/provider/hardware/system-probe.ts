@@ -1,7 +1,7 @@
 /** How hardware detection asks the system: files and commands, each with a deadline; no answer is null, and logged. */
 import { readFile } from "node:fs/promises";
-import type { Clock } from "../core/clock.ts";
-import type { Log } from "../core/log.ts";
+import type { Clock } from "../../core/clock.ts";
+import type { Log } from "../../core/log.ts";
 
 export interface SystemProbe {
   readonly platform: string;

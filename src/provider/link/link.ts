@@ -1,16 +1,16 @@
 /** Keeps one connection to the coordinator alive: performs what `link-machine.ts` decides, with pings, heartbeats and deadlines. */
-import type { Clock, Timer } from "../core/clock.ts";
-import { Fault, toFault } from "../core/fault.ts";
-import type { Random } from "../core/ids.ts";
-import { errorFields, type Log } from "../core/log.ts";
-import { decodeFrame, type Frame } from "../protocol/frames.ts";
+import type { Clock, Timer } from "../../core/clock.ts";
+import { Fault, toFault } from "../../core/fault.ts";
+import type { Random } from "../../core/ids.ts";
+import { errorFields, type Log } from "../../core/log.ts";
+import { decodeFrame, type Frame } from "../../protocol/frames.ts";
 import {
   decodeCoordinatorMessage,
   encodeMessage,
   type CoordinatorMessage,
   type ProviderMessage,
-} from "../protocol/messages.ts";
-import { TIMERS } from "../protocol/timers.ts";
+} from "../../protocol/messages.ts";
+import { TIMERS } from "../../protocol/timers.ts";
 import type { Connection } from "./connection.ts";
 import {
   CONNECT_MS,

@@ -1,7 +1,7 @@
 /** The tiny parent of `darkbloom start`: runs the provider as a child, restarts it after a crash, and leaves crashing models alone. */
-import type { Clock, Timer } from "../core/clock.ts";
-import { toFault } from "../core/fault.ts";
-import { errorFields, type Log } from "../core/log.ts";
+import type { Clock, Timer } from "../../core/clock.ts";
+import { toFault } from "../../core/fault.ts";
+import { errorFields, type Log } from "../../core/log.ts";
 import {
   addCrash,
   clearCrashes,
@@ -9,8 +9,8 @@ import {
   modelCrashedFault,
   readCrashRecord,
   writeCrashRecord,
-} from "./crash-record.ts";
-import { readState } from "./state-file.ts";
+} from "../state/crash-record.ts";
+import { readState } from "../state/state-file.ts";
 import {
   INITIAL_SUPERVISOR,
   isCrash,

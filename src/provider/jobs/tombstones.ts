@@ -1,6 +1,6 @@
 /** Ids that were cancelled before their request arrived, remembered for a while. */
-import type { Clock } from "../core/clock.ts";
-import { CANCEL_TOMBSTONE_MS } from "../core/limits.ts";
+import type { Clock } from "../../core/clock.ts";
+import { CANCEL_TOMBSTONE_MS } from "../../core/limits.ts";
 
 /** A cancel follows every attempt's end, so most entries are never asked for; the oldest give way. */
 const TOMBSTONES_MAX = 10_000;

@@ -1,6 +1,6 @@
 /** What this machine is and how busy it is, on macOS and Linux, as the wire wants it (protocol-trust §2.2–2.3). */
-import type { Hardware } from "../core/hardware.ts";
-import { Fault } from "../core/fault.ts";
+import type { Hardware } from "../../core/hardware.ts";
+import { Fault } from "../../core/fault.ts";
 import { detectLinux, readLinuxMetrics } from "./hardware-linux.ts";
 import { detectMac, readMacMetrics } from "./hardware-macos.ts";
 import type { LiveMetrics } from "./live-metrics.ts";

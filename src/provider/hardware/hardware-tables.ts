@@ -1,5 +1,5 @@
 /** What a chip's name tells: family, tier and memory bandwidth (provider-cli §5.1). */
-import type { Hardware } from "../core/hardware.ts";
+import type { Hardware } from "../../core/hardware.ts";
 
 export type ChipFamily = Hardware["chip_family"];
 export type ChipTier = Hardware["chip_tier"];

@@ -2,9 +2,9 @@
 import { chmodSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { Fault } from "../core/fault.ts";
-import type { Random } from "../core/ids.ts";
-import { ensurePrivateDir, ioFault, readPrivateFile, removeFile, writePrivateFile } from "./private-file.ts";
+import { Fault } from "../../core/fault.ts";
+import type { Random } from "../../core/ids.ts";
+import { ensurePrivateDir, ioFault, readPrivateFile, removeFile, writePrivateFile } from "../state/private-file.ts";
 
 export const localKeyPath = (dataDir: string): string => join(dataDir, "local.key");
 export const localRecordPath = (dataDir: string): string => join(dataDir, "local.json");

@@ -1,8 +1,8 @@
 /** Puts the provider's state into a heartbeat: load per model, counters, the machine's condition (protocol-trust §2.3). */
-import type { ProviderMessage } from "../protocol/messages.ts";
-import type { JobCounters } from "./jobs.ts";
-import type { LiveMetrics } from "./live-metrics.ts";
-import type { SlotView } from "./slots.ts";
+import type { ProviderMessage } from "../../protocol/messages.ts";
+import type { JobCounters } from "../jobs/jobs.ts";
+import type { LiveMetrics } from "../hardware/live-metrics.ts";
+import type { SlotView } from "../slots.ts";
 
 type Heartbeat = Extract<ProviderMessage, { type: "heartbeat" }>;
 type WireSlot = Heartbeat["backend_capacity"]["slots"][number];

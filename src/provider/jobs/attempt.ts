@@ -4,22 +4,22 @@
  *   receiving ─all parts─► running ─terminal─► ended
  *       └────── cancel, deadline, fault ─────────┘   (`inference_error` is then the one terminal)
  */
-import type { Clock, Timer } from "../core/clock.ts";
-import type { CompletionStream, CompletionTerminal, Usage } from "../core/completion.ts";
-import { Fault, toFault } from "../core/fault.ts";
-import { toWireError } from "../core/fault-render.ts";
-import { SOCKET_BUDGET_BYTES_MAX } from "../core/limits.ts";
-import { errorFields, type Log } from "../core/log.ts";
-import { Sealed } from "../core/sealed.ts";
-import { decodeCanonicalChat, type ChatRequest } from "../dialects/chat/request.ts";
-import type { GenerateRequest } from "../engine/engine.ts";
-import { openFrame, type Frame } from "../protocol/frames.ts";
-import type { CoordinatorMessage } from "../protocol/messages.ts";
-import { RequestAssembler } from "../protocol/payloads.ts";
-import type { AttemptCiphers, ProviderKeys } from "../trust/seal.ts";
+import type { Clock, Timer } from "../../core/clock.ts";
+import type { CompletionStream, CompletionTerminal, Usage } from "../../core/completion.ts";
+import { Fault, toFault } from "../../core/fault.ts";
+import { toWireError } from "../../core/fault-render.ts";
+import { SOCKET_BUDGET_BYTES_MAX } from "../../core/limits.ts";
+import { errorFields, type Log } from "../../core/log.ts";
+import { Sealed } from "../../core/sealed.ts";
+import { decodeCanonicalChat, type ChatRequest } from "../../dialects/chat/request.ts";
+import type { GenerateRequest } from "../../engine/engine.ts";
+import { openFrame, type Frame } from "../../protocol/frames.ts";
+import type { CoordinatorMessage } from "../../protocol/messages.ts";
+import { RequestAssembler } from "../../protocol/payloads.ts";
+import type { AttemptCiphers, ProviderKeys } from "../../trust/seal.ts";
 import { ChunkWriter, type FlushTurn } from "./chunk-writer.ts";
-import type { Connection } from "./connection.ts";
-import type { SlotLease, Slots } from "./slots.ts";
+import type { Connection } from "../link/connection.ts";
+import type { SlotLease, Slots } from "../slots.ts";
 import { toGenerateRequest } from "./to-generate-request.ts";
 
 export type InferenceRequest = Extract<CoordinatorMessage, { type: "inference_request" }>;

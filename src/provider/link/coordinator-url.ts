@@ -1,5 +1,5 @@
 /** Turns whatever a person pastes as the coordinator's address into the one URL of its provider socket. */
-import { Fault } from "../core/fault.ts";
+import { Fault } from "../../core/fault.ts";
 
 export const PROVIDER_SOCKET_PATH = "/ws/provider";
 

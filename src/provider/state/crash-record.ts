@@ -1,7 +1,7 @@
 /** `crashes.json`: which models were in memory when the provider crashed, so that one that keeps crashing it is left alone. */
 import { join } from "node:path";
 import { z } from "zod";
-import { Fault } from "../core/fault.ts";
+import { Fault } from "../../core/fault.ts";
 import { ensurePrivateDir, readPrivateFile, writePrivateFile } from "./private-file.ts";
 
 const MODELS_MAX = 64;

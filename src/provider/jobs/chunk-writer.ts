@@ -1,9 +1,9 @@
 /** Collects the events of one attempt and seals them into chunk frames: what one turn of the event loop brought travels together. */
-import type { Clock } from "../core/clock.ts";
-import type { CompletionEvent, CompletionTerminal } from "../core/completion.ts";
-import { CHUNK_FLUSH_BYTES, CHUNK_FLUSH_MS, FRAME_EVENTS_MAX } from "../core/limits.ts";
-import { FRAME_KIND, sealFrame, type FrameCipher } from "../protocol/frames.ts";
-import { encodeEvents, encodeTerminal } from "../protocol/payloads.ts";
+import type { Clock } from "../../core/clock.ts";
+import type { CompletionEvent, CompletionTerminal } from "../../core/completion.ts";
+import { CHUNK_FLUSH_BYTES, CHUNK_FLUSH_MS, FRAME_EVENTS_MAX } from "../../core/limits.ts";
+import { FRAME_KIND, sealFrame, type FrameCipher } from "../../protocol/frames.ts";
+import { encodeEvents, encodeTerminal } from "../../protocol/payloads.ts";
 
 /** Flushes every writer that got something in this turn: one callback per turn, however many attempts run. */
 export class FlushTurn {

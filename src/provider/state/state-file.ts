@@ -1,9 +1,9 @@
 /** `state.json`: what the provider does right now, for `status`, `doctor` and the supervisor, from the first second to the last. */
 import { join } from "node:path";
 import { z } from "zod";
-import type { Clock } from "../core/clock.ts";
-import type { Fault } from "../core/fault.ts";
-import { errorFields, type Log } from "../core/log.ts";
+import type { Clock } from "../../core/clock.ts";
+import type { Fault } from "../../core/fault.ts";
+import { errorFields, type Log } from "../../core/log.ts";
 import { readPrivateFile, writePrivateFile } from "./private-file.ts";
 
 export const PROVIDER_PHASES = [

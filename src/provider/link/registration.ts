@@ -1,13 +1,13 @@
 /** What a provider says of itself to a coordinator: its registration, its signed statements, and the check of the answer. */
-import type { Clock } from "../core/clock.ts";
-import type { Hardware } from "../core/hardware.ts";
-import type { EngineModel } from "../engine/engine.ts";
-import type { CoordinatorMessage, ProviderMessage } from "../protocol/messages.ts";
-import { PROTOCOL_VERSION } from "../protocol/timers.ts";
-import type { ProviderKeys } from "../trust/seal.ts";
-import type { Signer } from "../trust/signer.ts";
-import { signStatement, type Statement } from "../trust/statements.ts";
-import { verifyWelcome } from "../trust/welcome.ts";
+import type { Clock } from "../../core/clock.ts";
+import type { Hardware } from "../../core/hardware.ts";
+import type { EngineModel } from "../../engine/engine.ts";
+import type { CoordinatorMessage, ProviderMessage } from "../../protocol/messages.ts";
+import { PROTOCOL_VERSION } from "../../protocol/timers.ts";
+import type { ProviderKeys } from "../../trust/seal.ts";
+import type { Signer } from "../../trust/signer.ts";
+import { signStatement, type Statement } from "../../trust/statements.ts";
+import { verifyWelcome } from "../../trust/welcome.ts";
 
 type Register = Extract<ProviderMessage, { type: "register" }>;
 type AttestationResponse = Extract<ProviderMessage, { type: "attestation_response" }>;

@@ -11,8 +11,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname } from "node:path";
-import { Fault } from "../core/fault.ts";
-import { MIB } from "../core/units.ts";
+import { Fault } from "../../core/fault.ts";
+import { MIB } from "../../core/units.ts";
 
 /** None of these files comes near it; a larger one is not ours. */
 const FILE_BYTES_MAX = 1 * MIB;

@@ -1,8 +1,8 @@
 /** The one place that touches `ws`: a client socket with our limits, reduced to what the link needs. */
 import type { ClientRequest, IncomingMessage } from "node:http";
 import { WebSocket } from "ws";
-import { DATA_FRAME_BYTES_MAX_PROVIDER } from "../core/limits.ts";
-import { SUBPROTOCOL } from "../protocol/timers.ts";
+import { DATA_FRAME_BYTES_MAX_PROVIDER } from "../../core/limits.ts";
+import { SUBPROTOCOL } from "../../protocol/timers.ts";
 
 export interface LinkSocketEvents {
   readonly onOpen: () => void;

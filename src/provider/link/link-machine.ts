@@ -6,10 +6,10 @@
  *                   │   └───────────────────┴──lost, refused, ──┴──rejected, deadline──┘               │
  *                   └───tick── backoff ◄────────────────┘                         stop (any phase) ──► closed
  */
-import { Fault } from "../core/fault.ts";
-import { CLOSE_CODES } from "../protocol/close-codes.ts";
-import type { RejectCode } from "../protocol/coordinator-messages.ts";
-import { TIMERS } from "../protocol/timers.ts";
+import { Fault } from "../../core/fault.ts";
+import { CLOSE_CODES } from "../../protocol/close-codes.ts";
+import type { RejectCode } from "../../protocol/coordinator-messages.ts";
+import { TIMERS } from "../../protocol/timers.ts";
 
 /** What survives a connection: how often in a row it did not work. */
 interface Memory {

@@ -1,6 +1,6 @@
 /** Reads what macOS tools print about the machine (provider-cli §5.1–5.2). Pure parsers first, then the questions. */
-import type { Hardware } from "../core/hardware.ts";
-import { GIB } from "../core/units.ts";
+import type { Hardware } from "../../core/hardware.ts";
+import { GIB } from "../../core/units.ts";
 import { bandwidthOf, chipOf } from "./hardware-tables.ts";
 import type { LiveMetrics, ThermalState } from "./live-metrics.ts";
 import type { SystemProbe } from "./system-probe.ts";

@@ -1,8 +1,8 @@
 /** `provider.pid`: one provider per data folder, known by process id and process start so that a reused id does not lock anyone out. */
 import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Fault } from "../core/fault.ts";
-import { toHex, type Random } from "../core/ids.ts";
+import { Fault } from "../../core/fault.ts";
+import { toHex, type Random } from "../../core/ids.ts";
 import { ensurePrivateDir, ioFault, readPrivateFile } from "./private-file.ts";
 
 export interface ProcessProbe {

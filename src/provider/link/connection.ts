@@ -1,5 +1,5 @@
 /** What an attempt needs of the connection it came on; it never outlives that connection. */
-import type { ProviderMessage } from "../protocol/messages.ts";
+import type { ProviderMessage } from "../../protocol/messages.ts";
 
 export interface Connection {
   /** Rises by one per connection of this process; for logs. */

@@ -1,6 +1,12 @@
 /** A provider without a coordinator: one model behind the local OpenAI endpoint. */
-import type { Ids } from "../core/ids.ts";
-import { Lifecycle, type LifecycleDeps, type ProviderEnd, type ProviderEvents, type ServedModel } from "./lifecycle.ts";
+import type { Ids } from "../../core/ids.ts";
+import {
+  Lifecycle,
+  type LifecycleDeps,
+  type ProviderEnd,
+  type ProviderEvents,
+  type ServedModel,
+} from "../lifecycle.ts";
 import { startLocalEndpoint, type LocalEndpoint } from "./local-endpoint.ts";
 import { openLocalKey, removeLocalRecord, writeLocalRecord } from "./local-record.ts";
 
