@@ -2,7 +2,7 @@
 import { quietCrash } from "../ffi/run-child.ts";
 import type { Config } from "../src/core/config.ts";
 import { selfCommand } from "../src/core/spawn-self.ts";
-import { runSupervised, type SupervisedChild } from "../src/provider/supervisor.ts";
+import { runSupervised, type SupervisedChild } from "../src/provider/supervisor/supervisor.ts";
 import { ExitWith, STOPPED_JSON, STOPPED_TEXT, type CommandDeps } from "./_deps.ts";
 import { modelIdOf, requireModelPath } from "./_provider.ts";
 import type { StartFlags } from "./start.ts";

@@ -7,7 +7,7 @@ import { Fault } from "../src/core/fault.ts";
 import { toCliText } from "../src/core/fault-render.ts";
 import type { Log } from "../src/core/log.ts";
 import { leaveFolder, type ProviderEnd, type ProviderEvents } from "../src/provider/lifecycle.ts";
-import { startLocalProvider } from "../src/provider/local-provider.ts";
+import { startLocalProvider } from "../src/provider/local/local-provider.ts";
 import { startProvider } from "../src/provider/provider.ts";
 import { providerIdOf } from "../src/trust/provider-id.ts";
 import { makeDataDir } from "./_coordinator.ts";

@@ -194,7 +194,7 @@ describe("real children", () => {
     await using dir = await tempDir();
     for (const code of [0, 1, 64]) {
       const run = supervise(dir.path, `${say("error")} process.exitCode = ${code};`);
-      expect(await run.end).toEqual({ exitCode: code, fault: null, childSaidGoodbye: true });
+      expect(await run.end).toEqual({ exitCode: code, fault: null });
       expect(run.lines).toEqual(['{"event":"error"}']);
       expect(run.spawned.length).toBe(1);
     }
@@ -256,7 +256,7 @@ describe("real children", () => {
       );
       await waitFor("the child", () => run.lines.includes('{"event":"ready"}'));
       run.stop(signal);
-      expect(await run.end).toEqual({ exitCode: 0, fault: null, childSaidGoodbye: true });
+      expect(await run.end).toEqual({ exitCode: 0, fault: null });
       expect(run.lines.at(-1)).toBe('{"event":"stopped"}');
     }
   });
@@ -269,7 +269,7 @@ describe("real children", () => {
     });
     await waitFor("the child", () => run.lines.length === 1);
     run.stop("SIGTERM");
-    expect(await run.end).toEqual({ exitCode: 0, fault: null, childSaidGoodbye: false });
+    expect(await run.end).toEqual({ exitCode: 0, fault: null });
   });
 
   test("a second signal ends it at once with 130", async () => {

@@ -23,6 +23,7 @@ interface Access {
   keyId: string | undefined;
 }
 
+const QUIET_ROUTES: ReadonlySet<string> = new Set(["/health", "/readyz"]);
 const PATH_CHARS_MAX = 1_600;
 /** Time a consumer may take without reading or asking anything once its answer is made. */
 const SILENCE_SEC = 60;
@@ -91,7 +92,9 @@ const toResponse = (reply: Reply): Response =>
 const finish = (deps: HttpDeps, response: Response, request: Request, access: Access): Response => {
   response.headers.set("X-Request-ID", access.requestId);
   for (const [name, value] of Object.entries(corsHeaders(deps))) response.headers.set(name, value);
-  deps.log.info("request_answered", {
+  // Load balancers ask for health every second.
+  const level = QUIET_ROUTES.has(access.route) && response.ok ? "debug" : "info";
+  deps.log[level]("request_answered", {
     requestId: access.requestId,
     method: request.method,
     route: access.route,

@@ -28,8 +28,6 @@ export interface SupervisedEnd {
   readonly exitCode: number;
   /** What the parent has to tell, because the child could not; null when the child spoke for itself. */
   readonly fault: Fault | null;
-  /** The child ended after a stop without being killed, so its own last words are out. */
-  readonly childSaidGoodbye: boolean;
 }
 
 export type SupervisorEvent =
@@ -80,8 +78,8 @@ export const INITIAL_SUPERVISOR: SupervisorState = { phase: "idle", failures: 0 
 /** When the shell has to send a `tick`; null when nothing falls due. */
 export const supervisorDueMs = (state: SupervisorState): number | null => ("untilMs" in state ? state.untilMs : null);
 
-const done = (exitCode: number, fault: Fault | null, childSaidGoodbye: boolean): SupervisorStep => [
-  { phase: "done", end: { exitCode, fault, childSaidGoodbye } },
+const done = (exitCode: number, fault: Fault | null): SupervisorStep => [
+  { phase: "done", end: { exitCode, fault } },
   [],
 ];
 
@@ -112,10 +110,10 @@ const onExit = (
   { exit, fault }: Extract<SupervisorEvent, { type: "exited" }>,
   at: SupervisorContext,
 ): SupervisorStep => {
-  if (state.phase === "stopping") return done(exitCodeOf(exit, state.killed), null, !state.killed);
+  if (state.phase === "stopping") return done(exitCodeOf(exit, state.killed), null);
   if (state.phase !== "running") return [state, []];
-  if (!isCrash(exit)) return done(exitCodeOf(exit, false), null, true);
-  if (fault !== null) return done(1, fault, false);
+  if (!isCrash(exit)) return done(exitCodeOf(exit), null, true);
+  if (fault !== null) return done(1, fault);
   const failures = at.nowMs - state.sinceMs >= RESTART_RESET_MS ? 0 : state.failures;
   const waitMs = restartMs(failures);
   return [
@@ -135,12 +133,12 @@ const onStop = (state: SupervisorState, signal: StopSignal, at: SupervisorContex
   switch (state.phase) {
     case "idle":
     case "waiting":
-      return done(0, null, false);
+      return done(0, null);
     case "running":
       return [{ phase: "stopping", untilMs: at.nowMs + at.stopMs, killed: false }, [{ type: "signal", signal }]];
     case "stopping": {
       // Whoever asks twice wants it now.
-      const [ended] = done(INTERRUPTED, null, false);
+      const [ended] = done(INTERRUPTED, null);
       return [ended, [{ type: "kill" }]];
     }
     case "done":

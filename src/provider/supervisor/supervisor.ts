@@ -120,7 +120,7 @@ class Supervisor {
       this.#child = this.#deps.spawnChild();
     } catch (error) {
       // Not a crash of the child: nothing will be different the next time.
-      this.#state = { phase: "done", end: { exitCode: 1, fault: toFault(error), childSaidGoodbye: false } };
+      this.#state = { phase: "done", end: { exitCode: 1, fault: toFault(error) } };
       return;
     }
     void this.#follow(this.#child);
