@@ -112,7 +112,7 @@ const onExit = (
 ): SupervisorStep => {
   if (state.phase === "stopping") return done(exitCodeOf(exit, state.killed), null);
   if (state.phase !== "running") return [state, []];
-  if (!isCrash(exit)) return done(exitCodeOf(exit), null, true);
+  if (!isCrash(exit)) return done(exitCodeOf(exit, false), null);
   if (fault !== null) return done(1, fault);
   const failures = at.nowMs - state.sinceMs >= RESTART_RESET_MS ? 0 : state.failures;
   const waitMs = restartMs(failures);
