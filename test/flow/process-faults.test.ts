@@ -255,7 +255,9 @@ describe("what a provider keeps trying, it tells once and clearly", () => {
   /** It must neither end nor crash, say what is wrong in log, terminal and state file, and end clean. */
   const expectTold = async (folder: string, { tries, token, coordinatorUrl, ...expected }: Told): Promise<void> => {
     const dataDir = join(dir.path, folder);
-    await using provider = startProviderProcess({ dataDir, coordinatorUrl, token });
+    // The link's single steps, by which the attempts are counted, are logged at debug.
+    const env = { DARKBLOOM_LOG_LEVEL: "debug" };
+    await using provider = startProviderProcess({ dataDir, coordinatorUrl, token, env });
     const attempts = (): number => provider.stderr().split('"to":"backoff"').length - 1;
     await waitFor(`${tries} attempts`, () => attempts() >= tries, 30_000);
     const logged = provider
