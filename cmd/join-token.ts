@@ -58,7 +58,7 @@ export const joinTokenCommand = (deps: CommandDeps): Command => {
     ),
   );
   tokens.addCommand(
-    adminCommand("revoke", "end a join token at once; its providers are let go at their next connection")
+    adminCommand("revoke", "end a join token at once; its providers are let go")
       .argument("<id>", "jt_…, as the list shows it")
       .action((id: string, flags: AdminFlags) =>
         withAdmin(deps, flags, async (admin) => {

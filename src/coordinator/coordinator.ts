@@ -161,6 +161,7 @@ export const startCoordinator = async (deps: CoordinatorDeps, options: Coordinat
     admin = await startAdminServer(deps, {
       dataDir: options.dataDir,
       address: { url: providerUrl, fingerprint: deps.signer.fingerprint },
+      onTokenRevoked: (tokenId) => parts.sockets.dropToken(tokenId),
     });
   } catch (thrown) {
     await stop();

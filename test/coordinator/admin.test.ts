@@ -33,7 +33,10 @@ describe("admin", () => {
     expect(parseJoinToken((await admin.createJoinToken({})).token).url).toBe("ws://before:1/ws/provider");
     using store = openStore(parts, `${dir.path}/coordinator.db`);
     const address = { url: "ws://now:1/ws/provider", fingerprint: "1".repeat(32) };
-    const server = await startAdminServer({ ...parts, store }, { dataDir: dir.path, address });
+    const server = await startAdminServer(
+      { ...parts, store },
+      { dataDir: dir.path, address, onTokenRevoked: () => undefined },
+    );
     expect(statSync(`${dir.path}/admin.sock`).mode & 0o777).toBe(0o600);
     const during = await admin.createKey({ name: "during" });
     const token = await admin.createJoinToken({ models: ["m"], expiresAtMs: Date.now() + 60_000 });
@@ -62,7 +65,7 @@ describe("admin", () => {
     await using dir = await tempDir();
     const parts = deps();
     using store = openStore(parts, `${dir.path}/coordinator.db`);
-    const input = { dataDir: dir.path, address: {} };
+    const input = { dataDir: dir.path, address: {}, onTokenRevoked: () => undefined };
     writeFileSync(`${dir.path}/admin.sock`, "");
     const server = await startAdminServer({ ...parts, store }, input);
     const second = await rejection(startAdminServer({ ...parts, store }, input));
@@ -77,7 +80,8 @@ describe("admin", () => {
     const parts = deps();
     using store = openStore(parts, `${dir.path}/coordinator.db`);
     writeFileSync(`${dir.path}/admin.sock`, "");
-    const start = () => startAdminServer({ ...parts, store }, { dataDir: dir.path, address: {} });
+    const start = () =>
+      startAdminServer({ ...parts, store }, { dataDir: dir.path, address: {}, onTokenRevoked: () => undefined });
     const started = await Promise.allSettled([start(), start(), start()]);
     const running = started.filter((result) => result.status === "fulfilled");
     for (const { value } of running) await value?.stop();
@@ -90,7 +94,10 @@ describe("admin", () => {
     await using dir = await tempDir();
     const parts = deps();
     using store = openStore(parts, `${dir.path}/coordinator.db`);
-    const server = await startAdminServer({ ...parts, store }, { dataDir: dir.path, address: {} });
+    const server = await startAdminServer(
+      { ...parts, store },
+      { dataDir: dir.path, address: {}, onTokenRevoked: () => undefined },
+    );
     for (const body of [
       "",
       "{",

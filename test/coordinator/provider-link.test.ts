@@ -1,5 +1,6 @@
 /** Providers over real sockets: who is let in, what is refused, what misbehaviour leads to. */
 import { describe, expect, test } from "bun:test";
+import { openAdmin } from "../../src/coordinator/admin/client.ts";
 import { createJoinToken, revokeJoinToken } from "../../src/coordinator/accounts/join-tokens.ts";
 import { FRAME_KIND } from "../../src/protocol/frames.ts";
 import { encodeEvents } from "../../src/protocol/payloads.ts";
@@ -14,6 +15,7 @@ import {
   type ScriptedJob,
   type ScriptedOptions,
 } from "../support/scripted-provider.ts";
+import { tempDir } from "../support/temp-dir.ts";
 import { waitFor } from "../support/wait.ts";
 import { contentOf, errorOf, readSse, startHarness, waitForLine, type Harness } from "./harness.ts";
 
@@ -41,6 +43,20 @@ describe("upgrade", () => {
       expect(provider.closed?.code).toBe(401);
     }
     expect(await (await harness.get("/health")).json()).toMatchObject({ providers: 0 });
+  });
+
+  test("a join token revoked through the admin socket ends the connections it let in, and only those", async () => {
+    await using dir = await tempDir();
+    await using harness = await startHarness({ dataDir: dir.path });
+    using admin = openAdmin(accountDeps(harness), dir.path);
+    const { token, id } = await admin.createJoinToken({});
+    await using leaving = await connect(harness, { token });
+    await using stays = await connect(harness);
+    expect(leaving.open).toBe(true);
+    await admin.revokeJoinToken(id);
+    expect(await closing(leaving)).toEqual({ code: 1008, reason: "token_revoked" });
+    expect((await connect(harness, { token })).closed?.code).toBe(401);
+    expect(stays.open).toBe(true);
   });
 
   test("anonymous providers are let in by configuration only", async () => {

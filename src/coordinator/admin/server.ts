@@ -82,7 +82,12 @@ const markOf = (path: string): string | null => {
 /** Null without a data folder, or when its path is too long for a socket: commands then use the database. Throws `already_running`. */
 export const startAdminServer = async (
   deps: AdminDeps & { readonly log: Log },
-  input: { readonly dataDir: string | null; readonly address: JoinAddress },
+  input: {
+    readonly dataDir: string | null;
+    readonly address: JoinAddress;
+    /** Called after a join token's end is stored. */
+    readonly onTokenRevoked: (tokenId: string) => void;
+  },
 ): Promise<AdminServer | null> => {
   if (input.dataDir === null) return null;
   const path = join(input.dataDir, ADMIN_SOCKET);
@@ -100,7 +105,14 @@ export const startAdminServer = async (
       });
     rmSync(path, { force: true });
   }
-  const operations = createAdminOperations(deps, input.address);
+  const onStore = createAdminOperations(deps, input.address);
+  const operations: AdminOperations = {
+    ...onStore,
+    async revokeJoinToken(id) {
+      await onStore.revokeJoinToken(id);
+      input.onTokenRevoked(id);
+    },
+  };
   // No moment in which somebody else could connect: the mask holds while the socket is made.
   const mask = process.umask(0o177);
   let server: ReturnType<typeof Bun.serve>;

@@ -146,6 +146,11 @@ export class ProviderConnection {
   }
 
   /** Ends the connection from this side. */
+  /** Join token id it came in on; null when anonymous. */
+  get tokenId(): string | null {
+    return this.#ticket.tokenId;
+  }
+
   close(code: number, reason: string): void {
     this.#step({ type: "gone" });
     this.#hangUp(code, reason);

@@ -72,6 +72,12 @@ export class ProviderSockets {
     };
   }
 
+  /** Ends the connections that came in on a join token which is no longer good. */
+  dropToken(tokenId: string): void {
+    for (const connection of this.#connections.values())
+      if (connection.tokenId === tokenId) connection.close(CLOSE_CODES.policy, "token_revoked");
+  }
+
   /** Ends every connection. */
   stop(): void {
     this.#ticker.cancel();
