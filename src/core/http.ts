@@ -84,12 +84,21 @@ export const requestIdOf = (request: Request, ids: Pick<Ids, "requestId">): stri
   return given !== null && /^[\x21-\x7e]{1,128}$/.test(given) ? given : ids.requestId();
 };
 
-/** Path of the request. Throws `bad_request` for a Host header that makes no URL: anybody can send one. */
+/** No path of ours is as long; error messages repeat this much. */
+const PATH_CHARS_MAX = 1_600;
+
+/** Path of the request, cut at a bound. Throws `bad_request` for a Host header that makes no URL: anybody can send one. */
 export const pathOf = (request: Request): string => {
   const url = URL.parse(request.url);
   if (url === null) throw new Fault("bad_request", "the Host header is not valid");
-  return url.pathname;
+  return url.pathname.slice(0, PATH_CHARS_MAX);
 };
+
+/** What a path that nobody serves answers; the text is part of the API (api-billing-store §1.2). */
+export const unknownEndpoint = (method: string, path: string): Fault =>
+  path.startsWith("/v1/")
+    ? new Fault("endpoint_unknown", `endpoint ${method} ${path} is not implemented`)
+    : new Fault("not_found", "there is nothing here");
 
 /** The token of `Authorization: Bearer <token>`; null when the header is absent or of another kind. */
 export const bearerToken = (request: Request): string | null =>

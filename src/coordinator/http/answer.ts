@@ -24,7 +24,6 @@ interface Access {
 }
 
 const QUIET_ROUTES: ReadonlySet<string> = new Set(["/health", "/readyz"]);
-const PATH_CHARS_MAX = 1_600;
 /** Time a consumer may take without reading or asking anything once its answer is made. */
 const SILENCE_SEC = 60;
 
@@ -130,7 +129,7 @@ export const answer = async (
   };
   if (request.method === "OPTIONS") return finish(deps, new Response(null, { status: 204 }), request, access);
   try {
-    const match = matchRoute(request.method, pathOf(request).slice(0, PATH_CHARS_MAX));
+    const match = matchRoute(request.method, pathOf(request));
     access.route = match.route.path;
     if (match.route.access === "provider") {
       upgrade();

@@ -1,5 +1,6 @@
 /** Every route of the coordinator on one page; access is a required column. */
 import { Fault } from "../../core/fault.ts";
+import { unknownEndpoint } from "../../core/http.ts";
 import { PROVIDER_PATH } from "../address.ts";
 import { createChatCompletion } from "./chat-completions.ts";
 import { readHealth } from "./health.ts";
@@ -39,11 +40,6 @@ const matchPath = (pattern: string, path: string): string | null => {
     return null; // not UTF-8: no path of ours
   }
 };
-
-const unknownEndpoint = (method: string, path: string): Fault =>
-  path.startsWith("/v1/")
-    ? new Fault("endpoint_unknown", `endpoint ${method} ${path} is not implemented`)
-    : new Fault("not_found", "no such page");
 
 /** Throws `endpoint_unknown` or `not_found` for a path nobody knows, `method_not_allowed` for a known one asked the wrong way. */
 export const matchRoute = (method: string, path: string): Match => {

@@ -1,5 +1,13 @@
 /** The OpenAI endpoint of `start --local`: one key, one machine, no coordinator; same bodies and errors as the coordinator's. */
-import { bearerToken, constantTimeEqual, faultResponse, jsonResponse, pathOf, requestIdOf } from "../../core/http.ts";
+import {
+  bearerToken,
+  constantTimeEqual,
+  faultResponse,
+  jsonResponse,
+  pathOf,
+  requestIdOf,
+  unknownEndpoint,
+} from "../../core/http.ts";
 import { sleep, type Clock } from "../../core/clock.ts";
 import { Fault, toFault } from "../../core/fault.ts";
 import type { Ids } from "../../core/ids.ts";
@@ -135,9 +143,7 @@ class LocalServer {
       if (route.method === method || (method === "HEAD" && route.method === "GET")) return { route, rest };
     }
     if (known) throw new Fault("method_not_allowed", `method ${method} is not allowed for this endpoint`);
-    if (path.startsWith("/v1/"))
-      throw new Fault("endpoint_unknown", `endpoint ${method} ${path.slice(0, 200)} is not implemented`);
-    throw new Fault("not_found", "there is nothing here");
+    throw unknownEndpoint(method, path);
   }
 
   #authenticate(request: Request): void {
